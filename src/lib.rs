@@ -1,0 +1,2 @@
+//! casgate
+#![forbid(unsafe_code)]

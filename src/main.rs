@@ -1,0 +1,3 @@
+//! The `casgate` program: see the library for how it works.
+/// Runs the command line.
+fn main() {}
