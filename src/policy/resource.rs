@@ -1,0 +1,160 @@
+//! ByteStream resource names: where the instance ends and the blob begins.
+//!
+//! Grammar: remote_execution.proto, comment of `service ContentAddressableStorage`. The name is split at the first
+//! keyword, as the proto says; whatever does not follow the grammar is refused, since the gate and a backend that read
+//! it differently would let a caller show one instance to the one and another to the other.
+
+use super::instance::{InstanceName, InvalidInstance};
+use super::method::ResourceKind;
+
+/// Why a resource name can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidResource {
+    /// None of the keywords of the grammar is in it.
+    #[error("the resource name has no `blobs`, `compressed-blobs` or `uploads` component")]
+    NoKeyword,
+    /// Its keyword belongs to another method.
+    #[error(
+        "the resource name is of the wrong kind: reads name `[INSTANCE/]blobs/HASH/SIZE`, writes `[INSTANCE/]uploads/UUID/blobs/HASH/SIZE`"
+    )]
+    WrongKind,
+    /// The instance before the keyword is not valid.
+    #[error(transparent)]
+    Instance(#[from] InvalidInstance),
+    /// What follows the keyword is not `[FUNCTION/]HASH/SIZE`.
+    #[error("the resource name does not end in `HASH/SIZE`")]
+    Digest,
+    /// The component after `uploads` is missing or empty.
+    #[error("the resource name has no UUID after `uploads`")]
+    NoUpload,
+    /// Components follow the size of a blob that is read.
+    #[error("the resource name goes on after the size")]
+    Trailing,
+    /// It has a control character.
+    #[error("the resource name has a control character")]
+    ControlCharacter,
+}
+
+/// The instance of a resource name of the given kind.
+///
+/// # Errors
+/// What is wrong with the name; see [`InvalidResource`].
+pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, InvalidResource> {
+    if name.chars().any(char::is_control) {
+        return Err(InvalidResource::ControlCharacter);
+    }
+    let (instance, keyword, rest) = split_at_keyword(name).ok_or(InvalidResource::NoKeyword)?;
+    let mut rest = rest.split('/');
+    let blobs = match (kind, keyword) {
+        (ResourceKind::Read, _) => keyword,
+        (ResourceKind::Write, "uploads") => {
+            match rest.next() {
+                None | Some("") => return Err(InvalidResource::NoUpload),
+                Some(_) => {}
+            }
+            rest.next().ok_or(InvalidResource::Digest)?
+        }
+        (ResourceKind::Write, _) => return Err(InvalidResource::WrongKind),
+    };
+    match blobs {
+        "blobs" => {}
+        "compressed-blobs" => match rest.next() {
+            None | Some("") => return Err(InvalidResource::Digest),
+            Some(_) => {}
+        },
+        _ => return Err(InvalidResource::WrongKind),
+    }
+    check_digest(&mut rest)?;
+    // Only an upload may carry metadata behind the size.
+    if kind == ResourceKind::Read && rest.next().is_some() {
+        return Err(InvalidResource::Trailing);
+    }
+    Ok(InstanceName::parse(instance)?)
+}
+
+/// The text before the first keyword, the keyword, and the text after its slash.
+fn split_at_keyword(name: &str) -> Option<(&str, &str, &str)> {
+    let mut start = 0;
+    for component in name.split('/') {
+        let end = start + component.len();
+        if matches!(component, "blobs" | "compressed-blobs" | "uploads") {
+            // `/blobs/..` keeps its empty component, so that the instance is refused and not taken for "".
+            let instance = match start {
+                0 => "",
+                1 => "/",
+                _ => &name[..start - 1],
+            };
+            return Some((instance, component, name.get(end + 1..).unwrap_or("")));
+        }
+        start = end + 1;
+    }
+    None
+}
+
+fn check_digest<'a>(parts: &mut impl Iterator<Item = &'a str>) -> Result<(), InvalidResource> {
+    let mut hash = parts.next().ok_or(InvalidResource::Digest)?;
+    if matches!(
+        hash,
+        "blake3" | "gitsha1" | "sha256tree" | "md5" | "murmur3" | "sha1" | "sha256" | "sha384" | "sha512" | "vso"
+    ) {
+        hash = parts.next().ok_or(InvalidResource::Digest)?;
+    }
+    let size = parts.next().ok_or(InvalidResource::Digest)?;
+    let is_hash = (32..=128).contains(&hash.len()) && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_size = size.bytes().all(|b| b.is_ascii_digit()) && size.parse::<i64>().is_ok();
+    if is_hash && is_size {
+        Ok(())
+    } else {
+        Err(InvalidResource::Digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn read(name: &str) -> Result<String, InvalidResource> {
+        instance_of(&name.replace("HASH", HASH), ResourceKind::Read).map(|name| name.to_string())
+    }
+
+    fn write(name: &str) -> Result<String, InvalidResource> {
+        instance_of(&name.replace("HASH", HASH), ResourceKind::Write).map(|name| name.to_string())
+    }
+
+    #[test]
+    fn names_of_the_grammar_give_their_instance() {
+        assert_eq!(read("blobs/HASH/0"), Ok(String::new()));
+        assert_eq!(read("main/blobs/HASH/12"), Ok("main".into()));
+        assert_eq!(read("a/b/c/blobs/sha256/HASH/12"), Ok("a/b/c".into()));
+        assert_eq!(read("a/compressed-blobs/zstd/HASH/12"), Ok("a".into()));
+        assert_eq!(write("uploads/some-uuid/blobs/HASH/1"), Ok(String::new()));
+        assert_eq!(write("a/uploads/u/compressed-blobs/zstd/HASH/1"), Ok("a".into()));
+        assert_eq!(write("a/uploads/u/blobs/HASH/1/meta/data"), Ok("a".into()));
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        use InvalidResource::{ControlCharacter, Digest, Instance, NoKeyword, NoUpload, Trailing, WrongKind};
+        assert_eq!(read(""), Err(NoKeyword));
+        assert_eq!(read("HASH/12"), Err(NoKeyword));
+        assert_eq!(read("/blobs/HASH/12"), Err(Instance(InvalidInstance::EmptyComponent)));
+        assert_eq!(read("a//blobs/HASH/12"), Err(Instance(InvalidInstance::EmptyComponent)));
+        assert_eq!(read("a/../blobs/HASH/12"), Err(Instance(InvalidInstance::Dots)));
+        assert_eq!(read("blobs/HASH/12/x"), Err(Trailing));
+        assert_eq!(read("blobs/HASH"), Err(Digest));
+        assert_eq!(read("blobs/HASH/-1"), Err(Digest));
+        assert_eq!(read("blobs/HASH/99999999999999999999"), Err(Digest));
+        assert_eq!(read("blobs/HASH/+1"), Err(Digest));
+        assert_eq!(read("blobs/short/1"), Err(Digest));
+        assert_eq!(read("blobs\n/HASH/1"), Err(ControlCharacter));
+        assert_eq!(read("uploads/u/blobs/HASH/1"), Err(WrongKind));
+        // The first keyword splits: the second is not an instance.
+        assert_eq!(read("blobs/x/blobs/HASH/1"), Err(Digest));
+        assert_eq!(write("blobs/HASH/1"), Err(WrongKind));
+        assert_eq!(write("uploads//blobs/HASH/1"), Err(NoUpload));
+        assert_eq!(write("uploads/u"), Err(Digest));
+        assert_eq!(write("uploads/u/uploads/HASH/1"), Err(WrongKind));
+    }
+}

@@ -1,0 +1,4 @@
+//! proxy
+pub mod capabilities;
+pub mod headers;
+pub mod prefix;

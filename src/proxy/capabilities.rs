@@ -1,0 +1,235 @@
+//! GetCapabilities told truly: what a server announces is cut down to what this caller may do, so that clients do not
+//! try what will be refused.
+//!
+//! The answer is edited on the wire, field by field (field numbers: remote_execution.proto, `ServerCapabilities` and
+//! `CacheCapabilities`), so that fields which are newer than this program stay as they are.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+
+use bazel_remote_apis::build::bazel::remote::execution::v2::RequestMetadata;
+
+/// The longest GetCapabilities answer that is read, in bytes; real ones have about 100.
+pub const LONGEST: usize = 64 * 1024;
+
+/// What a caller may do of what an answer announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct May {
+    /// Write action results.
+    pub action_push: bool,
+    /// Write blobs.
+    pub cas_push: bool,
+    /// Run actions.
+    pub execute: bool,
+}
+
+/// An answer that is not what remote_execution.proto says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the capabilities that the backend announces can't be read")]
+pub struct Unreadable;
+
+/// Whether `update_enabled` must stay for this client: Bazel before 6 fails the build when it is not set, even if it
+/// only wants to read. Takes the values of the header `build.bazel.remote.execution.v2.requestmetadata-bin`.
+pub fn client_fails_without_update(metadata: Option<&[u8]>) -> bool {
+    let Some(details) = metadata
+        .and_then(|bytes| RequestMetadata::decode(bytes).ok())
+        .and_then(|metadata| metadata.tool_details)
+    else {
+        return false;
+    };
+    let major = details
+        .tool_version
+        .split(['.', '-', ' '])
+        .next()
+        .and_then(|text| text.parse::<u32>().ok());
+    details.tool_name == "bazel" && major.is_some_and(|major| major < 6)
+}
+
+/// The gRPC message of an answer, edited.
+///
+/// # Errors
+/// When the bytes are not one uncompressed gRPC message that holds `ServerCapabilities`.
+pub fn tell(answer: &[u8], may: May) -> Result<Bytes, Unreadable> {
+    let (head, message) = answer.split_at_checked(5).ok_or(Unreadable)?;
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+    if head[0] != 0 || usize::try_from(length) != Ok(message.len()) {
+        return Err(Unreadable);
+    }
+    // ServerCapabilities: 1 cache_capabilities, 2 execution_capabilities
+    let edited = edit(message, &|number, value| match number {
+        1 => cache(value, may).map(Edit::Replace),
+        2 if !may.execute => Ok(Edit::Drop),
+        _ => Ok(Edit::Keep),
+    })?;
+    let mut framed = BytesMut::with_capacity(5 + edited.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(edited.len()).map_err(|_| Unreadable)?);
+    framed.put(edited);
+    Ok(framed.freeze())
+}
+
+/// CacheCapabilities: 2 action_cache_update_capabilities (whose 1 is update_enabled), 10 splice_blob_support.
+fn cache(message: &[u8], may: May) -> Result<Bytes, Unreadable> {
+    edit(message, &|number, value| match number {
+        2 if !may.action_push => edit(value, &|number, _| {
+            Ok(if number == 1 { Edit::Drop } else { Edit::Keep })
+        })
+        .map(Edit::Replace),
+        10 if !may.cas_push => Ok(Edit::Drop),
+        _ => Ok(Edit::Keep),
+    })
+}
+
+enum Edit {
+    Keep,
+    Drop,
+    Replace(Bytes),
+}
+
+/// Copies a message field by field. `decide` gets the content of length-delimited fields, and nothing of the others.
+fn edit(message: &[u8], decide: &dyn Fn(u32, &[u8]) -> Result<Edit, Unreadable>) -> Result<Bytes, Unreadable> {
+    let mut edited = BytesMut::with_capacity(message.len());
+    let mut rest = message;
+    while rest.has_remaining() {
+        let start = rest;
+        let (number, wire_type) = decode_key(&mut rest).map_err(|_| Unreadable)?;
+        let mut content: &[u8] = &[];
+        let skip = match wire_type {
+            WireType::Varint => {
+                decode_varint(&mut rest).map_err(|_| Unreadable)?;
+                0
+            }
+            WireType::SixtyFourBit => 8,
+            WireType::ThirtyTwoBit => 4,
+            WireType::LengthDelimited => {
+                let length = decode_varint(&mut rest).map_err(|_| Unreadable)?;
+                let length = usize::try_from(length).map_err(|_| Unreadable)?;
+                content = rest.get(..length).ok_or(Unreadable)?;
+                length
+            }
+            WireType::StartGroup | WireType::EndGroup => return Err(Unreadable),
+        };
+        rest = rest.get(skip..).ok_or(Unreadable)?;
+        match decide(number, content)? {
+            Edit::Keep => edited.put_slice(&start[..start.len() - rest.len()]),
+            Edit::Drop => {}
+            Edit::Replace(new) => {
+                encode_key(number, WireType::LengthDelimited, &mut edited);
+                encode_varint(new.len() as u64, &mut edited);
+                edited.put(new);
+            }
+        }
+    }
+    Ok(edited.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+
+    use super::*;
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+        bytes.extend_from_slice(message);
+        bytes
+    }
+
+    fn announced() -> reapi::ServerCapabilities {
+        reapi::ServerCapabilities {
+            cache_capabilities: Some(reapi::CacheCapabilities {
+                digest_functions: vec![1],
+                action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities { update_enabled: true }),
+                max_batch_total_size_bytes: 4_000_000,
+                splice_blob_support: true,
+                ..Default::default()
+            }),
+            execution_capabilities: Some(reapi::ExecutionCapabilities {
+                exec_enabled: true,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn told(message: &[u8], may: May) -> reapi::ServerCapabilities {
+        let bytes = tell(&framed(message), may).unwrap();
+        reapi::ServerCapabilities::decode(&bytes[5..]).unwrap()
+    }
+
+    const ALL: May = May {
+        action_push: true,
+        cas_push: true,
+        execute: true,
+    };
+    const NONE: May = May {
+        action_push: false,
+        cas_push: false,
+        execute: false,
+    };
+
+    #[test]
+    fn a_caller_is_told_what_it_may_do_and_nothing_else_changes() {
+        let announced = announced();
+        let bytes = announced.encode_to_vec();
+        assert_eq!(told(&bytes, ALL), announced);
+
+        let mut expected = announced;
+        expected.execution_capabilities = None;
+        let cache = expected.cache_capabilities.as_mut().unwrap();
+        cache.action_cache_update_capabilities = Some(reapi::ActionCacheUpdateCapabilities { update_enabled: false });
+        cache.splice_blob_support = false;
+        assert_eq!(told(&bytes, NONE), expected);
+    }
+
+    #[test]
+    fn fields_of_the_future_stay() {
+        let mut bytes = announced().encode_to_vec();
+        bytes.extend_from_slice(b"\xa2\x06\x03new\x98\x06\x07");
+        let edited = tell(&framed(&bytes), NONE).unwrap();
+        assert!(edited.ends_with(b"\xa2\x06\x03new\x98\x06\x07"));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_not_passed_on() {
+        for bytes in [
+            &b""[..],
+            b"\0\0\0\0\x01",
+            b"\x01\0\0\0\0",
+            b"\0\0\0\0\x02\x0a\x05",
+            b"\0\0\0\0\x01\x0b",
+        ] {
+            assert_eq!(tell(bytes, NONE), Err(Unreadable));
+        }
+    }
+
+    #[test]
+    fn only_bazel_before_6_keeps_update_enabled() {
+        let metadata = |name: &str, version: &str| {
+            reapi::RequestMetadata {
+                tool_details: Some(reapi::ToolDetails {
+                    tool_name: name.into(),
+                    tool_version: version.into(),
+                }),
+                ..Default::default()
+            }
+            .encode_to_vec()
+        };
+        assert!(client_fails_without_update(Some(&metadata(
+            "bazel",
+            "4.2.3- (@non-git)"
+        ))));
+        assert!(client_fails_without_update(Some(&metadata("bazel", "5.4.1"))));
+        for (name, version) in [("bazel", "6.0.0"), ("bazel", "10.1"), ("recc", "1.0"), ("bazel", "")] {
+            assert!(
+                !client_fails_without_update(Some(&metadata(name, version))),
+                "{name} {version}"
+            );
+        }
+        assert!(!client_fails_without_update(None));
+        assert!(!client_fails_without_update(Some(b"\xff\xff")));
+    }
+}

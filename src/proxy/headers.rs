@@ -1,0 +1,199 @@
+//! The headers that cross the gate, in both directions.
+//!
+//! Hop-by-hop fields end here (RFC 9110, 7.6.1), and so does whatever a backend could take for an identity: only the
+//! gate may say who calls. Everything else goes on as it came, `-bin` values and names with dots included.
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::{Method as HttpMethod, Request};
+
+/// Why a request is no gRPC request, with the HTTP status that the gRPC protocol wants for it
+/// (grpc PROTOCOL-HTTP2, "Requests": a server that is no gRPC server for the content type answers 415).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotGrpc {
+    /// The method is not POST: HTTP 405.
+    Method,
+    /// The content type is not `application/grpc` or a form of it: HTTP 415.
+    ContentType,
+}
+
+/// Checks that a request is one of gRPC over HTTP/2.
+///
+/// # Errors
+/// What it is not.
+pub fn check_grpc<T>(request: &Request<T>) -> Result<(), NotGrpc> {
+    if request.method() != HttpMethod::POST {
+        return Err(NotGrpc::Method);
+    }
+    let mut types = request.headers().get_all(CONTENT_TYPE).iter();
+    match (types.next(), types.next()) {
+        (Some(value), None) if is_grpc(value) => Ok(()),
+        _ => Err(NotGrpc::ContentType),
+    }
+}
+
+/// Whether a content type is `application/grpc`, or that with a `+format` or parameters.
+pub fn is_grpc(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    match bytes.split_at_checked(b"application/grpc".len()) {
+        Some((head, rest)) => {
+            head.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+        }
+        None => false,
+    }
+}
+
+/// Makes a client's request headers fit for a backend.
+pub fn for_upstream(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(HOST);
+    headers.remove(EXPECT);
+    // The gate may cut a request off; HTTP/2 frames say where it ends.
+    headers.remove(CONTENT_LENGTH);
+    let spoofed: Vec<HeaderName> = headers.keys().filter(|name| is_identity(name)).cloned().collect();
+    for name in spoofed {
+        headers.remove(name);
+    }
+    // gRPC wants it on every request, and proxies that drop it break servers that check (grpc PROTOCOL-HTTP2).
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+}
+
+/// Makes a backend's response headers fit for a client.
+pub fn for_client(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// Names under which proxies tell servers who calls: Envoy, nginx, HAProxy, Traefik, linkerd, RFC 7239, RFC 9440, and
+/// all that begins like them.
+fn is_identity(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    const EXACTLY: [&str; 9] = [
+        "forwarded",
+        "client-cert",
+        "client-cert-chain",
+        "l5d-client-id",
+        "x-real-ip",
+        "x-remote-user",
+        "remote-user",
+        "true-client-ip",
+        "via",
+    ];
+    const BEGIN: [&str; 8] = [
+        "x-forwarded-",
+        "x-casgate-",
+        "x-client-cert",
+        "x-client-",
+        "x-ssl-",
+        "x-tls-",
+        "ssl-client-",
+        "x-envoy-",
+    ];
+    // `_` is a letter to HTTP and `-` to servers that turn names into variables (CGI, RFC 3875, 4.1.18).
+    let same = |c: u8| if c == b'_' { b'-' } else { c };
+    let is_prefix =
+        |prefix: &str| name.len() >= prefix.len() && name.bytes().map(same).zip(prefix.bytes()).all(|(a, b)| a == b);
+    EXACTLY
+        .iter()
+        .any(|exact| exact.len() == name.len() && is_prefix(exact))
+        || BEGIN.into_iter().any(is_prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(names: &[&'static str]) -> HeaderMap {
+        names
+            .iter()
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x")))
+            .collect()
+    }
+
+    #[test]
+    fn what_could_be_taken_for_an_identity_is_removed() {
+        let mut headers = map(&[
+            "x-forwarded-client-cert",
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "forwarded",
+            "ssl-client-s-dn",
+            "x-ssl-client-cn",
+            "x-casgate-identity",
+            "client-cert",
+            "x-remote-user",
+            "l5d-client-id",
+            "connection",
+            "keep-alive",
+            "content-length",
+        ]);
+        for_upstream(&mut headers);
+        assert_eq!(headers.len(), 1, "{headers:?}");
+        assert_eq!(headers.get("te").map(HeaderValue::as_bytes), Some(&b"trailers"[..]));
+    }
+
+    #[test]
+    fn what_grpc_needs_is_kept() {
+        let names = [
+            "build.bazel.remote.execution.v2.requestmetadata-bin",
+            "grpc-timeout",
+            "grpc-encoding",
+            "grpc-accept-encoding",
+            "user-agent",
+            "authorization",
+            "content-type",
+            "custom_name",
+        ];
+        let mut headers = map(&names);
+        for_upstream(&mut headers);
+        for name in names {
+            assert!(headers.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_post_with_a_grpc_content_type_is_grpc() {
+        let request = |method: HttpMethod, content_type: Option<&'static str>| {
+            let mut request = Request::new(());
+            *request.method_mut() = method;
+            if let Some(value) = content_type {
+                request
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            }
+            check_grpc(&request)
+        };
+        for good in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;charset=utf-8",
+            "Application/gRPC",
+        ] {
+            assert_eq!(request(HttpMethod::POST, Some(good)), Ok(()), "{good}");
+        }
+        for bad in [
+            None,
+            Some("application/json"),
+            Some("application/grpc-web"),
+            Some("application/grpcx"),
+        ] {
+            assert_eq!(request(HttpMethod::POST, bad), Err(NotGrpc::ContentType), "{bad:?}");
+        }
+        assert_eq!(request(HttpMethod::GET, Some("application/grpc")), Err(NotGrpc::Method));
+    }
+}

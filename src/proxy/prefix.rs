@@ -1,0 +1,618 @@
+//! Reads, out of a stream of gRPC messages, what a decision needs: the instance or resource name, and which kinds of
+//! URIs are asked for. Sans-I/O: bytes go in as they come from the network, in pieces of any size; nothing is copied but
+//! the name.
+//!
+//! A protobuf field may come twice (the last one counts) and in any order, and a varint can be spelled in several ways
+//! (protobuf.dev, "Encoding"). A gate and a backend that resolve such a message differently would let a caller show one
+//! name to the one and another name to the other. So the whole first message is read, and whatever is ambiguous is
+//! refused. The reader stays on for the rest of the stream: bytes that it refuses later are not forwarded, and since a
+//! gRPC server acts on whole messages only, a message whose end is not forwarded was never received.
+
+use crate::policy::Uris;
+use crate::policy::method::{InstanceIn, Method, Requests};
+
+/// From this many bytes of a message on, the name is taken for settled when a field behind it has come: serializers
+/// write fields in order. Should the name come after all, the message is cut off.
+pub const SETTLE_EARLY: u64 = 64 * 1024;
+/// The longest first message of a method whose decision needs all of it (the URIs of Remote Asset fetches), in bytes.
+pub const LONGEST_HELD: u64 = 1024 * 1024;
+/// The longest instance or resource name, in bytes.
+pub const LONGEST_NAME: usize = 4096;
+
+/// Why the bytes of a request are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A message is compressed, and the gate would have to inflate it to read it.
+    #[error("compressed gRPC requests are not supported here: send them with grpc-encoding `identity`")]
+    Compressed,
+    /// The bytes are no gRPC messages, or no protobuf.
+    #[error("the request is malformed: {0}")]
+    Malformed(&'static str),
+    /// The name could be read in two ways.
+    #[error("the request is ambiguous: {0}")]
+    Ambiguous(&'static str),
+    /// A bound was passed.
+    #[error("the request is too long: {0}")]
+    TooLong(&'static str),
+}
+
+/// How far the reading is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More bytes are needed before the call can be decided.
+    Unsettled,
+    /// [`Reader::name`] and [`Reader::uris`] are what the backend will see, as long as the reader refuses nothing.
+    Settled,
+}
+
+/// The reader of one request stream.
+#[derive(Debug)]
+pub struct Reader {
+    name_field: u32,
+    uris_field: Option<u32>,
+    requests: Requests,
+    frame: Frame,
+    field: Field,
+    messages: u64,
+    in_message: u64,
+    name: Option<Vec<u8>>,
+    name_in_message: bool,
+    beyond_name: bool,
+    settled: bool,
+    uris: Uris,
+}
+
+#[derive(Debug)]
+enum Frame {
+    Head { bytes: [u8; 5], filled: usize },
+    Body { left: u64 },
+}
+
+#[derive(Debug)]
+enum Field {
+    Tag(Varint),
+    Value { bytes: u32 },
+    Length { number: u32, varint: Varint },
+    Name { left: u64, bytes: Vec<u8> },
+    Uri { left: u64, head: [u8; 4], filled: usize },
+    Skip { left: u64 },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Varint {
+    value: u64,
+    bytes: u32,
+}
+
+impl Reader {
+    /// The reader for a method; `None` where the request has nothing that a decision needs.
+    pub fn new(method: Method) -> Option<Reader> {
+        let name_field = match method.instance_in() {
+            InstanceIn::Field(number) => number,
+            // google/bytestream/bytestream.proto: resource_name is field 1 of all three requests.
+            InstanceIn::ResourceName(_) => 1,
+            InstanceIn::Unknown => return None,
+        };
+        Some(Reader {
+            name_field,
+            uris_field: method.uris_in(),
+            requests: method.requests(),
+            frame: Frame::HEAD,
+            field: Field::START,
+            messages: 0,
+            in_message: 0,
+            name: None,
+            name_in_message: false,
+            beyond_name: false,
+            settled: false,
+            uris: Uris::default(),
+        })
+    }
+
+    /// Reads the next bytes of the stream.
+    ///
+    /// # Errors
+    /// The refusal; the stream must not be forwarded any further then, these bytes included.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<Progress, Refusal> {
+        while !bytes.is_empty() {
+            bytes = match &mut self.frame {
+                Frame::Head { .. } => self.frame_head(bytes)?,
+                Frame::Body { .. } => self.frame_body(bytes)?,
+            };
+        }
+        let progress = self.progress()?;
+        self.settled |= progress == Progress::Settled;
+        Ok(progress)
+    }
+
+    /// Ends the stream.
+    ///
+    /// # Errors
+    /// When it ends within a message, or before the first.
+    pub fn finish(&self) -> Result<(), Refusal> {
+        match self.frame {
+            Frame::Head { filled: 0, .. } if self.messages > 0 => Ok(()),
+            Frame::Head { filled: 0, .. } => Err(Refusal::Malformed("it has no message")),
+            Frame::Head { .. } | Frame::Body { .. } => Err(Refusal::Malformed("it ends within a message")),
+        }
+    }
+
+    /// The instance or resource name, empty where the message has none.
+    ///
+    /// # Errors
+    /// When it is not UTF-8, as protobuf strings must be.
+    pub fn name(&self) -> Result<&str, Refusal> {
+        str::from_utf8(self.name.as_deref().unwrap_or_default())
+            .map_err(|_| Refusal::Malformed("the name is not UTF-8"))
+    }
+
+    /// Which kinds of URIs the message asks for.
+    pub fn uris(&self) -> Uris {
+        self.uris
+    }
+
+    fn progress(&self) -> Result<Progress, Refusal> {
+        if self.messages > 0 {
+            return Ok(Progress::Settled);
+        }
+        if self.uris_field.is_some() {
+            return if self.in_message > LONGEST_HELD {
+                Err(Refusal::TooLong("a Remote Asset request may have 1 MiB"))
+            } else {
+                Ok(Progress::Unsettled)
+            };
+        }
+        Ok(if self.in_message >= SETTLE_EARLY && self.beyond_name {
+            Progress::Settled
+        } else {
+            Progress::Unsettled
+        })
+    }
+
+    /// Length-Prefixed-Message of the gRPC protocol: a compressed flag, a length of four bytes, the message.
+    fn frame_head<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+        if self.messages > 0 && self.requests == Requests::One {
+            return Err(Refusal::Ambiguous("bytes follow the only message of the call"));
+        }
+        let Frame::Head { bytes: head, filled } = &mut self.frame else {
+            return Ok(bytes);
+        };
+        let (now, rest) = bytes.split_at(bytes.len().min(head.len() - *filled));
+        for byte in now {
+            if let Some(place) = head.get_mut(*filled) {
+                *place = *byte;
+            }
+            *filled += 1;
+        }
+        match head[0] {
+            0 => {}
+            1 => return Err(Refusal::Compressed),
+            _ => return Err(Refusal::Malformed("the compressed flag is neither 0 nor 1")),
+        }
+        if *filled == head.len() {
+            let left = u64::from(u32::from_be_bytes([head[1], head[2], head[3], head[4]]));
+            self.frame = Frame::Body { left };
+            self.field = Field::START;
+            self.in_message = 0;
+            self.name_in_message = false;
+            if left == 0 {
+                self.message_end();
+            }
+        }
+        Ok(rest)
+    }
+
+    fn frame_body<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Refusal> {
+        let Frame::Body { left } = &mut self.frame else {
+            return Ok(bytes);
+        };
+        let take = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+        let (mut now, rest) = bytes.split_at(take);
+        *left -= take as u64;
+        let (left, ended) = (*left, *left == 0);
+        self.in_message += take as u64;
+        while !now.is_empty() {
+            now = self.field_bytes(now, left)?;
+        }
+        if ended {
+            match self.field {
+                Field::Tag(Varint { bytes: 0, .. }) => self.message_end(),
+                _ => {
+                    return Err(Refusal::Malformed("a field goes beyond the end of its message"));
+                }
+            }
+        }
+        Ok(rest)
+    }
+
+    fn message_end(&mut self) {
+        self.messages = self.messages.saturating_add(1);
+        self.frame = Frame::HEAD;
+    }
+
+    /// One step within a message; `behind` bytes of it are still to come after `bytes`.
+    fn field_bytes<'a>(&mut self, bytes: &'a [u8], behind: u64) -> Result<&'a [u8], Refusal> {
+        let Some((first, rest)) = bytes.split_first() else {
+            return Ok(bytes);
+        };
+        match &mut self.field {
+            Field::Tag(varint) => {
+                if let Some(tag) = varint.minimal(*first)? {
+                    self.field = self.after_tag(tag)?;
+                }
+                Ok(rest)
+            }
+            Field::Value { bytes: count } => {
+                *count += 1;
+                if first & 0x80 == 0 {
+                    self.field = Field::START;
+                } else if *count == 10 {
+                    return Err(Refusal::Malformed("a number has too many bytes"));
+                }
+                Ok(rest)
+            }
+            Field::Length { number, varint } => {
+                if let Some(length) = varint.minimal(*first)? {
+                    if length > rest.len() as u64 + behind {
+                        return Err(Refusal::Malformed("a field goes beyond the end of its message"));
+                    }
+                    let number = *number;
+                    self.field = self.after_length(number, length)?;
+                }
+                Ok(rest)
+            }
+            Field::Name { left, bytes: name } => {
+                let (now, rest) = split(bytes, left);
+                name.extend_from_slice(now);
+                if *left == 0 {
+                    let name = std::mem::take(name);
+                    self.name_end(name)?;
+                }
+                Ok(rest)
+            }
+            Field::Uri { left, head, filled } => {
+                let (now, rest) = split(bytes, left);
+                for byte in now.iter().take(head.len() - *filled) {
+                    if let Some(place) = head.get_mut(*filled) {
+                        *place = *byte;
+                    }
+                    *filled += 1;
+                }
+                if *left == 0 {
+                    if head.eq_ignore_ascii_case(b"urn:") {
+                        self.uris.local = true;
+                    } else {
+                        self.uris.remote = true;
+                    }
+                    self.field = Field::START;
+                }
+                Ok(rest)
+            }
+            Field::Skip { left } => {
+                let (_, rest) = split(bytes, left);
+                if *left == 0 {
+                    self.field = Field::START;
+                }
+                Ok(rest)
+            }
+        }
+    }
+
+    fn after_tag(&mut self, tag: u64) -> Result<Field, Refusal> {
+        let number = u32::try_from(tag >> 3)
+            .ok()
+            .filter(|number| (1..1 << 29).contains(number))
+            .ok_or(Refusal::Malformed("a field number is out of range"))?;
+        self.beyond_name |= number >= self.name_field;
+        let is_read = number == self.name_field || Some(number) == self.uris_field;
+        match tag & 7 {
+            2 => Ok(Field::Length {
+                number,
+                varint: Varint::default(),
+            }),
+            _ if is_read => Err(Refusal::Ambiguous("the name is not encoded as a string")),
+            0 => Ok(Field::Value { bytes: 0 }),
+            1 => Ok(Field::Skip { left: 8 }),
+            5 => Ok(Field::Skip { left: 4 }),
+            // Groups can hold anything, and no message of these protocols has one.
+            _ => Err(Refusal::Malformed("a field has a wire type that is not in use")),
+        }
+    }
+
+    fn after_length(&mut self, number: u32, length: u64) -> Result<Field, Refusal> {
+        if number == self.name_field {
+            if self.name_in_message {
+                return Err(Refusal::Ambiguous("the name is given twice"));
+            }
+            self.name_in_message = true;
+            if length > LONGEST_NAME as u64 {
+                return Err(Refusal::TooLong("the name may have 4096 bytes"));
+            }
+            if length == 0 {
+                self.name_end(Vec::new())?;
+                return Ok(Field::START);
+            }
+            return Ok(Field::Name {
+                left: length,
+                bytes: Vec::new(),
+            });
+        }
+        if Some(number) == self.uris_field {
+            if length == 0 {
+                self.uris.remote = true;
+                return Ok(Field::START);
+            }
+            return Ok(Field::Uri {
+                left: length,
+                head: [0; 4],
+                filled: 0,
+            });
+        }
+        Ok(if length == 0 {
+            Field::START
+        } else {
+            Field::Skip { left: length }
+        })
+    }
+
+    fn name_end(&mut self, name: Vec<u8>) -> Result<(), Refusal> {
+        self.field = Field::START;
+        if self.messages == 0 {
+            // A name behind the point where the absence of one was settled would be another call than the decided one.
+            if self.settled && !name.is_empty() {
+                return Err(Refusal::Ambiguous("the name comes after the content"));
+            }
+            self.name = Some(name);
+            return Ok(());
+        }
+        // bytestream.proto: later messages of a Write repeat the name or leave it empty.
+        if name.is_empty() || Some(&name) == self.name.as_ref() {
+            Ok(())
+        } else {
+            Err(Refusal::Ambiguous("a later message names another resource"))
+        }
+    }
+}
+
+impl Frame {
+    const HEAD: Frame = Frame::Head {
+        bytes: [0; 5],
+        filled: 0,
+    };
+}
+
+impl Field {
+    const START: Field = Field::Tag(Varint { value: 0, bytes: 0 });
+}
+
+impl Varint {
+    /// Takes a byte; the value when it is the last one. Spellings that are longer than they need to be are refused:
+    /// parsers differ in how many bytes they take.
+    fn minimal(&mut self, byte: u8) -> Result<Option<u64>, Refusal> {
+        const TOO_LONG: Refusal = Refusal::Malformed("a number has too many bytes");
+        let bits = u64::from(byte & 0x7f);
+        let shift = self.bytes * 7;
+        if shift > 28 || shift == 28 && bits > 0x0f {
+            // Tags and lengths have at most 32 bits.
+            return Err(TOO_LONG);
+        }
+        self.value |= bits << shift;
+        self.bytes += 1;
+        if byte & 0x80 != 0 {
+            return Ok(None);
+        }
+        if byte == 0 && self.bytes > 1 {
+            return Err(TOO_LONG);
+        }
+        Ok(Some(self.value))
+    }
+}
+
+/// Takes up to `left` bytes off and counts them.
+fn split<'a>(bytes: &'a [u8], left: &mut u64) -> (&'a [u8], &'a [u8]) {
+    let take = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+    *left -= take as u64;
+    bytes.split_at(take)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use bazel_remote_apis::build::bazel::remote::asset::v1 as asset;
+    use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+    use bazel_remote_apis::google::bytestream::{ReadRequest, WriteRequest};
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    fn framed(message: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+        bytes.extend_from_slice(message);
+        bytes
+    }
+
+    fn read(method: Method, bytes: &[u8]) -> Result<(String, Uris), Refusal> {
+        let mut reader = Reader::new(method).unwrap();
+        let _ = reader.push(bytes)?;
+        reader.finish()?;
+        Ok((reader.name()?.to_owned(), reader.uris()))
+    }
+
+    fn update(instance: &str, data: usize) -> Vec<u8> {
+        reapi::BatchUpdateBlobsRequest {
+            instance_name: instance.into(),
+            requests: vec![reapi::batch_update_blobs_request::Request {
+                data: vec![0x0a; data].into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+        .encode_to_vec()
+    }
+
+    #[test]
+    fn the_name_is_found_wherever_it_stands_and_absence_is_the_empty_name() {
+        assert_eq!(read(Method::FindMissingBlobs, &framed(&[])).unwrap().0, "");
+        assert_eq!(
+            read(Method::BatchUpdateBlobs, &framed(&update("main", 10))).unwrap().0,
+            "main"
+        );
+        // field 2 first, then the name
+        assert_eq!(
+            read(Method::FindMissingBlobs, &framed(b"\x12\x00\x0a\x01x")).unwrap().0,
+            "x"
+        );
+    }
+
+    #[test]
+    fn whatever_could_be_read_in_two_ways_is_refused() {
+        let refuse = |method, message: &[u8]| read(method, &framed(message)).unwrap_err();
+        let twice = b"\x0a\x01a\x0a\x01b";
+        assert!(matches!(refuse(Method::FindMissingBlobs, twice), Refusal::Ambiguous(_)));
+        let same_twice = b"\x0a\x01a\x0a\x01a";
+        assert!(matches!(
+            refuse(Method::FindMissingBlobs, same_twice),
+            Refusal::Ambiguous(_)
+        ));
+        let as_number = b"\x08\x01";
+        assert!(matches!(
+            refuse(Method::FindMissingBlobs, as_number),
+            Refusal::Ambiguous(_)
+        ));
+        for malformed in [
+            &b"\x8a\x00\x01a"[..],                               // an overlong tag
+            b"\x0a\x81\x00a",                                    // an overlong length
+            b"\x0a\x05a",                                        // a length beyond the message
+            b"\x13\x14",                                         // a group
+            b"\x00\x00",                                         // field 0
+            b"\x12",                                             // a field without its length
+            b"\x10\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", // a number of eleven bytes
+            b"\x0a\x01\xff",                                     // not UTF-8
+        ] {
+            assert!(
+                matches!(refuse(Method::FindMissingBlobs, malformed), Refusal::Malformed(_)),
+                "{malformed:?}"
+            );
+        }
+        let mut two = framed(&[]);
+        two.extend(framed(b"\x0a\x01a"));
+        assert!(matches!(
+            read(Method::FindMissingBlobs, &two),
+            Err(Refusal::Ambiguous(_))
+        ));
+        assert_eq!(
+            read(Method::FindMissingBlobs, &[1, 0, 0, 0, 0]),
+            Err(Refusal::Compressed)
+        );
+        assert!(matches!(
+            read(Method::FindMissingBlobs, &[2, 0, 0, 0, 0]),
+            Err(Refusal::Malformed(_))
+        ));
+        assert!(matches!(
+            read(Method::FindMissingBlobs, &[]),
+            Err(Refusal::Malformed(_))
+        ));
+        assert!(matches!(
+            read(Method::FindMissingBlobs, &[0, 0, 0, 0, 9, 1]),
+            Err(Refusal::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn a_long_message_is_settled_early_and_a_late_name_still_refused() {
+        let long = update("", 1 << 20);
+        let mut reader = Reader::new(Method::BatchUpdateBlobs).unwrap();
+        let bytes = framed(&[long.as_slice(), b"\x0a\x01x"].concat());
+        let (early, late) = bytes.split_at(100_000);
+        assert_eq!(reader.push(early), Ok(Progress::Settled));
+        assert!(matches!(reader.push(late), Err(Refusal::Ambiguous(_))));
+    }
+
+    #[test]
+    fn later_messages_of_a_write_name_the_same_resource_or_none() {
+        let message = |name: &str| {
+            framed(
+                &WriteRequest {
+                    resource_name: name.into(),
+                    data: vec![1; 100].into(),
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            )
+        };
+        let all = |names: &[&str]| {
+            let bytes: Vec<u8> = names.iter().flat_map(|name| message(name)).collect();
+            read(Method::Write, &bytes).map(|(name, _)| name)
+        };
+        assert_eq!(all(&["a", "", "a"]), Ok("a".into()));
+        assert!(matches!(all(&["a", "b"]), Err(Refusal::Ambiguous(_))));
+        assert!(matches!(all(&["", "b"]), Err(Refusal::Ambiguous(_))));
+    }
+
+    #[test]
+    fn uris_are_told_apart_by_scheme() {
+        let fetch = |uris: &[&str]| {
+            let request = asset::FetchBlobRequest {
+                uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
+                ..Default::default()
+            };
+            read(Method::FetchBlob, &framed(&request.encode_to_vec())).unwrap().1
+        };
+        assert_eq!(fetch(&[]), Uris::default());
+        assert_eq!(
+            fetch(&["urn:a", "URN:b"]),
+            Uris {
+                remote: false,
+                local: true
+            }
+        );
+        assert_eq!(
+            fetch(&["urn:a", "https://b"]),
+            Uris {
+                remote: true,
+                local: true
+            }
+        );
+        for remote in ["", "urn", "git@host:x", "file:///etc/passwd", " urn:a"] {
+            assert_eq!(
+                fetch(&[remote]),
+                Uris {
+                    remote: true,
+                    local: false
+                },
+                "{remote}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_prost_on_every_split(name in "[a-z/]{0,40}", digests in 0usize..20, cut in 0usize..2000) {
+            let request = reapi::FindMissingBlobsRequest {
+                instance_name: name.clone(),
+                blob_digests: vec![reapi::Digest { hash: "ab".repeat(32), size_bytes: 7 }; digests],
+                ..Default::default()
+            };
+            let bytes = framed(&request.encode_to_vec());
+            let mut reader = Reader::new(Method::FindMissingBlobs).unwrap();
+            let (a, b) = bytes.split_at(cut.min(bytes.len()));
+            for part in a.chunks(3).chain(b.chunks(7)) {
+                reader.push(part).unwrap();
+            }
+            reader.finish().unwrap();
+            prop_assert_eq!(reader.name().unwrap(), name);
+        }
+
+        #[test]
+        fn never_panics_and_never_accepts_what_prost_reads_otherwise(message in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let bytes = framed(&message);
+            let Ok((name, _)) = read(Method::Read, &bytes) else { return Ok(()) };
+            // Accepted: then prost, where it accepts too, must read the same name.
+            if let Ok(request) = ReadRequest::decode(message.as_slice()) {
+                prop_assert_eq!(request.resource_name, name);
+            }
+        }
+    }
+}

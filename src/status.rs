@@ -1,0 +1,266 @@
+//! Everything that the gate itself answers instead of a backend: one closed enum, with the gRPC code, the text that the
+//! client's user will read, and the label under which it is counted.
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::policy::identity::{Identity, printable};
+use crate::policy::instance::InvalidInstance;
+use crate::policy::method::Service;
+use crate::policy::resource::InvalidResource;
+use crate::policy::rights::Right;
+use crate::policy::{Because, Denial};
+use crate::proxy::prefix::Refusal;
+
+/// The gRPC status codes that the gate uses (grpc doc/statuscodes.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Code {
+    /// Not an error.
+    Ok = 0,
+    /// The client went away.
+    Cancelled = 1,
+    /// The backend answered with something that is no gRPC.
+    Unknown = 2,
+    /// The request can't be understood; trying again does not help.
+    InvalidArgument = 3,
+    /// The caller may not do this.
+    PermissionDenied = 7,
+    /// The method is not known here.
+    Unimplemented = 12,
+    /// The backend, or the way to it, failed; trying again may help.
+    Unavailable = 14,
+}
+
+/// The names of the codes 0 to 16, as metrics spell them (grpc doc/statuscodes.md, in the form of go-grpc-prometheus).
+pub const CODE_NAMES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// An answer that the gate gives by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The path is not in the method table.
+    #[error("`{path}` is not served here")]
+    UnknownMethod {
+        /// The path, made safe to print.
+        path: String,
+    },
+    /// No route leads to a backend for the service.
+    #[error("no backend here serves {}", .0.name())]
+    NoBackend(Service),
+    /// The policy denies the call.
+    #[error("{}", denial_text(.0, .1))]
+    Denied(Identity, Denial),
+    /// The certificate's validity ended while the connection was open.
+    #[error("{0} has expired: renew it and connect again")]
+    Expired(Identity),
+    /// After a reload the certificate is not accepted any more.
+    #[error("{0} is not accepted any more: {1}")]
+    Withdrawn(Identity, String),
+    /// The first message can't be read.
+    #[error("{0}")]
+    Unreadable(#[from] Refusal),
+    /// The instance name breaks the grammar.
+    #[error("{0}")]
+    Instance(#[from] InvalidInstance),
+    /// The resource name breaks the grammar.
+    #[error("{0}")]
+    Resource(#[from] InvalidResource),
+    /// The backend could not be reached, or broke off.
+    #[error("backend `{backend}` is not available: {reason}")]
+    Unavailable {
+        /// Its name in the configuration.
+        backend: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The backend answered, but not as a gRPC server does.
+    #[error("backend `{backend}` did not answer as a gRPC server: {reason}")]
+    NotGrpc {
+        /// Its name in the configuration.
+        backend: String,
+        /// What it answered.
+        reason: String,
+        /// What the gRPC mapping of HTTP statuses makes of it.
+        code: Code,
+    },
+    /// The client reset the stream or closed the connection.
+    #[error("the client cancelled the call")]
+    Cancelled,
+}
+
+impl Rejection {
+    /// A denial for this caller.
+    pub fn denied(identity: &Identity, denial: Denial) -> Rejection {
+        Rejection::Denied(identity.clone(), denial)
+    }
+
+    /// A call for a path that is in no table.
+    pub fn unknown_method(path: &str) -> Rejection {
+        Rejection::UnknownMethod { path: printable(path) }
+    }
+
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        match self {
+            Rejection::UnknownMethod { .. } | Rejection::NoBackend(_) | Rejection::Unreadable(Refusal::Compressed) => {
+                Code::Unimplemented
+            }
+            Rejection::Denied(..) | Rejection::Expired(_) | Rejection::Withdrawn(..) => Code::PermissionDenied,
+            Rejection::Unreadable(_) | Rejection::Instance(_) | Rejection::Resource(_) => Code::InvalidArgument,
+            Rejection::Unavailable { .. } => Code::Unavailable,
+            Rejection::NotGrpc { code, .. } => *code,
+            Rejection::Cancelled => Code::Cancelled,
+        }
+    }
+
+    /// The name of the reason in metrics and access lines.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Rejection::UnknownMethod { .. } => "unknown-method",
+            Rejection::NoBackend(_) => "no-backend",
+            Rejection::Denied(_, denial) => match denial.because {
+                Because::NoRule => "no-rule",
+                Because::NoRight => "no-right",
+                Because::NotOnInstance(_) => "not-on-instance",
+                Because::InstanceUnknown => "instance-unknown",
+            },
+            Rejection::Expired(_) => "expired",
+            Rejection::Withdrawn(..) => "withdrawn",
+            Rejection::Unreadable(_) => "unreadable-request",
+            Rejection::Instance(_) => "invalid-instance",
+            Rejection::Resource(_) => "invalid-resource",
+            Rejection::Unavailable { .. } => "unavailable",
+            Rejection::NotGrpc { .. } => "not-grpc",
+            Rejection::Cancelled => "cancelled",
+        }
+    }
+
+    /// The text as a `grpc-message` carries it: UTF-8, percent-encoded (grpc PROTOCOL-HTTP2, "Responses").
+    pub fn grpc_message(&self) -> String {
+        encode_message(&self.to_string())
+    }
+}
+
+/// Percent-encodes a text for `grpc-message`, cut at 2 KiB: BuildStream 1 accepts 8 KiB of headers in all.
+pub fn encode_message(text: &str) -> String {
+    const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+    const LONGEST: usize = 2048;
+    let mut encoded = String::new();
+    for part in utf8_percent_encode(text, ENCODED) {
+        if encoded.len() + part.len() > LONGEST {
+            break;
+        }
+        encoded.push_str(part);
+    }
+    encoded
+}
+
+fn denial_text(identity: &Identity, denial: &Denial) -> String {
+    let (verb, advice) = match denial.right {
+        Right::Pull => ("pull", "ask the administrator of this cache for the right to pull"),
+        Right::CasPush | Right::ActionPush | Right::AssetPush => (
+            "push",
+            "set `push: false` for this remote (BuildStream) or `--remote_upload_local_results=false` (Bazel)",
+        ),
+        Right::Execute => ("run actions", "unset the remote executor"),
+        Right::Worker => ("work for this server", "ask its administrator for the right `worker`"),
+        Right::Events => ("publish build events", "unset the build event service"),
+        Right::FetchRemote => (
+            "let the server fetch URIs other than `urn:`",
+            "ask the administrator of this cache for the right `fetch-remote`",
+        ),
+        Right::Admin => (
+            "manage operations",
+            "ask the administrator of this server for the right `admin`",
+        ),
+    };
+    let place = match &denial.because {
+        Because::NotOnInstance(name) if name.as_str().is_empty() => {
+            " on the instance with the empty name: set another instance name, or".to_owned()
+        }
+        Because::NotOnInstance(name) => {
+            format!(
+                " on instance `{}`: set another instance name, or",
+                printable(name.as_str())
+            )
+        }
+        Because::InstanceUnknown => " by a name that does not tell its instance:".to_owned(),
+        Because::NoRule | Because::NoRight => " here;".to_owned(),
+    };
+    match identity {
+        Identity::Certificate(_) => format!("{identity} may not {verb}{place} {advice}"),
+        Identity::Anonymous => {
+            format!(
+                "callers without a client certificate may not {verb}{place} show a certificate that may, or {advice}"
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::identity::Certificate;
+
+    fn dev() -> Identity {
+        Identity::Certificate(Box::new(Certificate {
+            common_names: vec!["dev".into()],
+            ..Certificate::default()
+        }))
+    }
+
+    #[test]
+    fn a_denied_push_names_the_certificate_and_the_remedy() {
+        let rejection = Rejection::denied(
+            &dev(),
+            Denial {
+                right: Right::CasPush,
+                because: Because::NoRight,
+            },
+        );
+        assert_eq!(rejection.code(), Code::PermissionDenied);
+        let text = rejection.to_string();
+        assert!(
+            text.starts_with("certificate `CN=dev` may not push here; set `push: false` for this remote"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn texts_are_encoded_and_bounded() {
+        assert_eq!(encode_message("100 % größer\n"), "100 %25 gr%C3%B6%C3%9Fer%0A");
+        assert!(encode_message(&"ü".repeat(5000)).len() <= 2048);
+        let rejection = Rejection::unknown_method(&format!("/\n{}", "x".repeat(9000)));
+        assert!(rejection.grpc_message().len() < 400);
+    }
+
+    #[test]
+    fn a_known_certificate_is_never_told_to_authenticate() {
+        for code in [Code::Ok, Code::Unavailable, Code::PermissionDenied] {
+            assert_ne!(code as u8, 16);
+        }
+        assert_eq!(
+            CODE_NAMES.get(Code::PermissionDenied as usize),
+            Some(&"PermissionDenied")
+        );
+        assert_eq!(CODE_NAMES.get(Code::Unavailable as usize), Some(&"Unavailable"));
+        assert_eq!(CODE_NAMES.get(Code::Unimplemented as usize), Some(&"Unimplemented"));
+    }
+}
