@@ -1,3 +1,17 @@
 //! The `casgate` program: see the library for how it works.
-/// Runs the command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use casgate::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

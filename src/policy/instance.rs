@@ -160,6 +160,22 @@ impl InstancePattern {
     }
 }
 
+impl fmt::Display for InstancePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let components = self.components.iter().map(|component| match component {
+            Component::Any => "*",
+            Component::Exactly(text) => text,
+        });
+        for (index, text) in components.chain(self.rest.then_some("**")).enumerate() {
+            if index > 0 {
+                f.write_str("/")?;
+            }
+            f.write_str(text)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]

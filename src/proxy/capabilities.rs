@@ -4,6 +4,8 @@
 //! The answer is edited on the wire, field by field (field numbers: remote_execution.proto, `ServerCapabilities` and
 //! `CacheCapabilities`), so that fields which are newer than this program stay as they are.
 
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
@@ -46,6 +48,15 @@ pub fn client_fails_without_update(metadata: Option<&[u8]>) -> bool {
     details.tool_name == "bazel" && major.is_some_and(|major| major < 6)
 }
 
+/// The value of a `-bin` header: base64, with or without padding (grpc PROTOCOL-HTTP2, "Requests").
+pub fn decode_binary(value: &[u8]) -> Option<Vec<u8>> {
+    const EITHER: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    EITHER.decode(value).ok()
+}
+
 /// The gRPC message of an answer, edited.
 ///
 /// # Errors
@@ -81,6 +92,8 @@ fn cache(message: &[u8], may: May) -> Result<Bytes, Unreadable> {
     })
 }
 
+type Decide<'a> = dyn Fn(u32, &[u8]) -> Result<Edit, Unreadable> + 'a;
+
 enum Edit {
     Keep,
     Drop,
@@ -88,7 +101,7 @@ enum Edit {
 }
 
 /// Copies a message field by field. `decide` gets the content of length-delimited fields, and nothing of the others.
-fn edit(message: &[u8], decide: &dyn Fn(u32, &[u8]) -> Result<Edit, Unreadable>) -> Result<Bytes, Unreadable> {
+fn edit(message: &[u8], decide: &Decide<'_>) -> Result<Bytes, Unreadable> {
     let mut edited = BytesMut::with_capacity(message.len());
     let mut rest = message;
     while rest.has_remaining() {
@@ -209,7 +222,7 @@ mod tests {
     #[test]
     fn only_bazel_before_6_keeps_update_enabled() {
         let metadata = |name: &str, version: &str| {
-            reapi::RequestMetadata {
+            RequestMetadata {
                 tool_details: Some(reapi::ToolDetails {
                     tool_name: name.into(),
                     tool_version: version.into(),

@@ -1,1 +1,2 @@
+//! Tests with real clients.
 fn main() {}

@@ -1,0 +1,52 @@
+//! The command line: one file a command.
+
+pub mod check;
+pub mod serve;
+
+use clap::{Parser, Subcommand};
+
+/// A mutual-TLS gate for Remote Execution API caches: who may pull and who may push, decided call by call.
+///
+/// casgate stands in front of buildbox-casd, Buildbarn, NativeLink, BuildGrid, bazel-remote or its own embedded store,
+/// takes the client certificates of BuildStream and Bazel, and lets through what its rules allow.
+#[derive(Debug, Parser)]
+#[command(name = "casgate", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a configuration until SIGTERM or SIGINT
+    Serve(serve::Args),
+    /// Check a configuration: all errors at once, then who may do what
+    Check(check::Args),
+}
+
+/// A command that did not succeed; the text is for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Failure(pub String);
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What the user should read.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Serve(args) => serve::run(&args),
+            Command::Check(args) => check::run(&args),
+        }
+    }
+}
+
+impl Failure {
+    /// The failure of an error's text.
+    pub fn of(error: impl ToString) -> Failure {
+        Failure(error.to_string())
+    }
+}

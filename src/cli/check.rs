@@ -1,0 +1,152 @@
+//! `casgate check`: everything that is wrong with a configuration, or who may do what by it.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::config;
+use crate::policy::identity::{CertificatePattern, Pattern};
+use crate::policy::method::Service;
+use crate::policy::rights::Right;
+use crate::policy::{Policy, Rule};
+use crate::snapshot::Snapshot;
+use crate::snapshot::backends::Target;
+
+/// Arguments of `casgate check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Checks a configuration and prints what it means.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let loaded = config::load(&args.config).map_err(Failure::of)?;
+    let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
+    print!("{}: good\n\n{}", args.config.display(), describe(&snapshot));
+    for warning in warnings(&snapshot) {
+        println!("warning: {warning}");
+    }
+    Ok(())
+}
+
+/// What a configuration means, as `check` prints it and `serve` logs it: a line for each listener, backend and rule.
+pub fn describe(snapshot: &Snapshot) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "listens on https://{}", snapshot.listen.address);
+    if let Some(admin) = snapshot.admin {
+        let _ = writeln!(text, "admin on http://{admin}");
+    }
+    for (index, plan) in snapshot.backends.iter().enumerate() {
+        let services: Vec<_> = Service::ROUTED
+            .into_iter()
+            .filter(|service| snapshot.routes.of(*service).is_some_and(|id| id.index() == index))
+            .map(Service::name)
+            .collect();
+        let target = match &plan.target {
+            Target::Unix(path) => format!("unix:{}", path.display()),
+            Target::Tcp(_) => format!("http://{}", plan.target.authority()),
+            Target::Tls(..) => format!("https://{}", plan.target.authority()),
+            Target::Store(url) => format!("embedded store {url}"),
+        };
+        let _ = writeln!(text, "backend {}: {target}, serves {}", plan.name, services.join(", "));
+    }
+    if snapshot.policy.rules().is_empty() {
+        let _ = writeln!(text, "no rules: nobody may do anything");
+    }
+    for rule in snapshot.policy.rules() {
+        let instances = match &rule.instances {
+            None => "every instance".to_owned(),
+            Some(patterns) => {
+                let names: Vec<_> = patterns.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+                format!("instances {}", names.join(", "))
+            }
+        };
+        let _ = writeln!(
+            text,
+            "rule \"{}\": {} may {} on {instances}",
+            rule.name,
+            pattern(&rule.pattern),
+            if rule.allow.is_empty() {
+                "do nothing".to_owned()
+            } else {
+                rule.allow.to_string()
+            },
+        );
+    }
+    text
+}
+
+/// What is allowed but looks like a mistake.
+pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for rule in snapshot.policy.rules() {
+        if rule.allow.contains(Right::AssetPush) && !elsewhere_has(&snapshot.policy, rule, Right::CasPush) {
+            warnings.push(format!(
+                "rule \"{}\" gives asset-push without cas-push: BuildStream would leave names that point into nothing",
+                rule.name
+            ));
+        }
+        if rule.allow.contains(Right::CasPush)
+            && !rule.allow.contains(Right::AssetPush)
+            && rule.allow.contains(Right::ActionPush)
+        {
+            warnings.push(format!(
+                "rule \"{}\" gives cas-push and action-push without asset-push: BuildStream clients with `push: true` will be refused",
+                rule.name
+            ));
+        }
+    }
+    let now = crate::live::now();
+    for (certificate, end) in &snapshot.listen.expiries {
+        let days = end.saturating_sub(now) / 86_400;
+        if *end < now {
+            warnings.push(format!("certificate {certificate} has expired"));
+        } else if days < 30 {
+            warnings.push(format!("certificate {certificate} expires in {days} days"));
+        }
+    }
+    warnings.extend(snapshot.listen.verifier.warnings().iter().cloned());
+    warnings
+}
+
+/// Whether the rule gives the right, or another one does to the same callers.
+fn elsewhere_has(policy: &Policy, rule: &Rule, right: Right) -> bool {
+    policy
+        .rules()
+        .iter()
+        .any(|other| other.pattern == rule.pattern && other.allow.contains(right))
+}
+
+fn pattern(pattern: &Pattern) -> String {
+    match pattern {
+        Pattern::Any => "every certificate".to_owned(),
+        Pattern::Anonymous => "callers without a certificate".to_owned(),
+        Pattern::Certificate(CertificatePattern {
+            common_name,
+            organization,
+            uri,
+            dns,
+            sha256,
+        }) => {
+            let fingerprint = sha256.map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+            let parts = [
+                ("common-name", common_name),
+                ("organization", organization),
+                ("uri", uri),
+                ("dns", dns),
+                ("sha256", &fingerprint),
+            ];
+            let parts: Vec<_> = parts
+                .into_iter()
+                .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} \"{value}\"")))
+                .collect();
+            format!("certificates with {}", parts.join(" and "))
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `casgate serve`: logs what it serves, reloads on SIGHUP, drains on SIGTERM and SIGINT.
+
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, check};
+use crate::config;
+use crate::config::file::LogFormat;
+use crate::server::{Drained, Gate};
+use crate::snapshot::{LogPlan, Snapshot};
+
+/// Arguments of `casgate serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The configuration file; SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// What kept it from starting, or that the drain cut calls off.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    serve(&args.config)
+}
+
+/// Serves a configuration file.
+///
+/// # Errors
+/// What kept it from starting, or that the drain cut calls off.
+pub fn serve(path: &Path) -> Result<(), Failure> {
+    let loaded = config::load(path).map_err(Failure::of)?;
+    let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
+    log_to_stderr(&snapshot.log);
+    let description = check::describe(&snapshot);
+    let warnings = check::warnings(&snapshot);
+    let gate = Gate::serve(path, snapshot).map_err(Failure::of)?;
+    for line in description
+        .lines()
+        .filter(|line| !line.starts_with("listens") && !line.starts_with("admin"))
+    {
+        tracing::info!(target: "casgate::serve", "{line}");
+    }
+    for warning in warnings {
+        tracing::warn!(target: "casgate::serve", "{warning}");
+    }
+    if let Some(address) = gate.admin_address() {
+        tracing::info!(target: "casgate::serve", "admin on http://{address}");
+    }
+    tracing::info!(target: "casgate::serve", "listening on https://{}", gate.listen_address());
+    gate.block_on(until_told_to_stop(&gate))
+        .map_err(|error| Failure(format!("signals can't be received: {error}")))?;
+    tracing::info!(target: "casgate::serve", "draining: no new connections, running calls go on");
+    gate.drain();
+    match gate.wait_unless(told_again()) {
+        Drained::Whole => {}
+        Drained::TimedOut => {
+            tracing::warn!(target: "casgate::serve", "the drain timeout is over: the rest is cut off");
+        }
+        Drained::Told => tracing::warn!(target: "casgate::serve", "told to stop again: the rest is cut off"),
+    }
+    tracing::info!(target: "casgate::serve", "stopped");
+    Ok(())
+}
+
+async fn until_told_to_stop(gate: &Gate) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            Some(()) = hangup.recv() => reload(gate).await,
+            Some(()) = terminate.recv() => break,
+            Some(()) = interrupt.recv() => break,
+        }
+    }
+    Ok(())
+}
+
+async fn reload(gate: &Gate) {
+    match gate.shared().reload().await {
+        Ok(()) => {
+            let live = gate.live();
+            tracing::info!(target: "casgate::reload", "configuration reloaded");
+            for line in check::describe(&live.snapshot).lines() {
+                tracing::info!(target: "casgate::reload", "{line}");
+            }
+        }
+        Err(error) => {
+            for line in error.to_string().lines() {
+                tracing::error!(target: "casgate::reload", "configuration kept as it was: {line}");
+            }
+        }
+    }
+}
+
+/// A second signal during the drain. tokio keeps SIGHUP from ending the program, now that it was once waited for.
+async fn told_again() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn log_to_stderr(plan: &LogPlan) {
+    let filter = EnvFilter::try_new(&plan.filter).unwrap_or_default();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let installed = match plan.format {
+        LogFormat::Text => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    // In tests another one may be there already; it serves as well.
+    drop(installed);
+}

@@ -1,0 +1,240 @@
+//! The configuration file as it is written: TOML tables, read without judging them.
+//!
+//! Each value is a [`Key`], which keeps a value of the wrong type as an error instead of ending the reading, and each
+//! table keeps the keys that it does not know, so that one run can report everything that is wrong with a file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+/// The keys of a table that are not known, which is an error for each of them.
+pub type Unknown = BTreeMap<String, toml::Value>;
+
+/// One value of the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Key<T> {
+    /// The key is not there.
+    #[default]
+    Absent,
+    /// The value.
+    Good(T),
+    /// The value has another type than the key wants: what serde says of it.
+    Bad(String),
+}
+
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Key<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key<T>, D::Error> {
+        let value = toml::Value::deserialize(deserializer)?;
+        Ok(match T::deserialize(value) {
+            Ok(value) => Key::Good(value),
+            Err(error) => Key::Bad(error.to_string().trim().to_owned()),
+        })
+    }
+}
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct File {
+    /// `[listen]`: where clients connect, and which of them.
+    pub listen: Key<Listen>,
+    /// `[admin]`: the listener for `/metrics`, `/livez` and `/readyz`; none by default.
+    pub admin: Key<Admin>,
+    /// `[backends.NAME]`: the REAPI servers behind the gate.
+    pub backends: Key<BTreeMap<String, Key<Backend>>>,
+    /// `[[routes]]`: which services go to which backend; not needed with one backend.
+    pub routes: Key<Vec<Key<Route>>>,
+    /// `[[rules]]`: who may do what. No rule, no right.
+    pub rules: Key<Vec<Key<Rule>>>,
+    /// `capabilities = "truthful" | "unchanged"`: whether GetCapabilities is cut down to what the caller may do
+    /// (default `truthful`; Bazel before 6 is always told of the right to write, since it fails otherwise).
+    pub capabilities: Key<Capabilities>,
+    /// `threads = N`: how many threads serve calls (default: one a core).
+    pub threads: Key<usize>,
+    /// `[log]`: what is logged, and how.
+    pub log: Key<Log>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Listen {
+    /// `address = "0.0.0.0:11002"`: IP address and TCP port; port 0 takes a free one.
+    pub address: Key<String>,
+    /// `certificate = "server.crt"`: PEM file with the server's certificate and its intermediates.
+    pub certificate: Key<String>,
+    /// `key = "server.key"`: PEM file with its key (PKCS#8, SEC1 or PKCS#1).
+    pub key: Key<String>,
+    /// `client-ca = ["client-ca.crt"]`: PEM files with CA certificates, and with self-signed client certificates that
+    /// are trusted themselves. An entry may be a table that says which: `{ file = "x.crt", role = "authority" }`.
+    pub client_ca: Key<Vec<Key<ClientCa>>>,
+    /// `client-crl = []`: PEM files with revocation lists.
+    pub client_crl: Key<Vec<String>>,
+    /// `client-certificate = "required" | "optional"`: with `optional`, a caller without one is anonymous
+    /// (default `required`).
+    pub client_certificate: Key<ClientCertificate>,
+    /// `drain-timeout = 60`: seconds that running calls get to end after SIGTERM (default 60).
+    pub drain_timeout: Key<u64>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// An entry of `listen.client-ca`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum ClientCa {
+    /// Only the file: what its certificates are for is seen from them.
+    File(String),
+    /// The file and what its certificates are for.
+    Entry {
+        /// The PEM file.
+        file: String,
+        /// What its certificates are for.
+        role: Role,
+    },
+}
+
+/// What a certificate of `client-ca` is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// It issues client certificates.
+    Authority,
+    /// It is a client certificate itself, and what its key signs is not trusted.
+    Client,
+}
+
+/// Whether callers must show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificate {
+    /// The handshake fails without one.
+    #[default]
+    Required,
+    /// Callers without one are anonymous.
+    Optional,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Admin {
+    /// `address = "127.0.0.1:9090"`: clear HTTP/1.1, without authentication: keep it to the machine or the monitoring
+    /// network.
+    pub address: Key<String>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `[backends.NAME]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Backend {
+    /// `endpoint = "unix:/path"`, `"http://HOST:PORT"` (clear HTTP/2) or `"https://HOST:PORT"`.
+    pub endpoint: Key<String>,
+    /// `store = "file:/path"` or `"memory:"`: the embedded backend, instead of `endpoint`.
+    pub store: Key<String>,
+    /// `ca = "ca.crt"`: PEM file with the CA certificates that an `https://` endpoint is checked against.
+    pub ca: Key<String>,
+    /// `certificate = "client.crt"`: PEM file with the client certificate shown to an `https://` endpoint.
+    pub certificate: Key<String>,
+    /// `key = "client.key"`: PEM file with its key.
+    pub key: Key<String>,
+    /// `connections = N`: HTTP/2 connections that each thread opens at most (default 2).
+    pub connections: Key<usize>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `[[routes]]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Route {
+    /// `services = [..]`: of `cas` (CAS and ByteStream), `action-cache`, `asset`, `execution`, `capabilities`
+    /// (goes where `cas` goes unless named), `workers`, `events`.
+    pub services: Key<Vec<String>>,
+    /// `backend = "NAME"`
+    pub backend: Key<String>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `[[rules]]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Rule {
+    /// `name = ".."`: for logs and metrics.
+    pub name: Key<String>,
+    /// `certificate = "any"`, `"anonymous"` or a table; see [`CertificatePattern`].
+    pub certificate: Key<toml::Value>,
+    /// `allow = [..]`: rights, or `push` for `cas-push`, `action-push` and `asset-push`.
+    pub allow: Key<Vec<String>>,
+    /// `instances = [..]`: patterns by component, `*` for one and `**` at the end for the rest; default: every
+    /// instance.
+    pub instances: Key<Vec<String>>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `certificate = { .. }` of a rule: all keys that are there must match.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct CertificatePattern {
+    /// The one commonName of the subject.
+    pub common_name: Key<String>,
+    /// The one organizationName of the subject.
+    pub organization: Key<String>,
+    /// A URI among the subject alternative names.
+    pub uri: Key<String>,
+    /// A DNS name among the subject alternative names.
+    pub dns: Key<String>,
+    /// SHA-256 of the certificate, 64 hexadecimal digits, with or without colons (`openssl x509 -fingerprint -sha256`).
+    pub sha256: Key<String>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `capabilities`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capabilities {
+    /// Cut down to what the caller may do.
+    #[default]
+    Truthful,
+    /// As the backend announces them.
+    Unchanged,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Log {
+    /// `format = "text" | "json"` (default `text`), on standard error. Takes a restart to change.
+    pub format: Key<LogFormat>,
+    /// `filter = "info"`: which targets and levels, in the syntax of tracing's `EnvFilter`; calls are logged under the
+    /// target `casgate::access`. Takes a restart to change.
+    pub filter: Key<String>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `log.format`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}

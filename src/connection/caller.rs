@@ -1,0 +1,134 @@
+//! Who is at the other end, and what the running configuration gives to them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::sync::watch;
+
+use crate::live::{Live, Shared, now};
+use crate::policy::Standing;
+use crate::policy::identity::Identity;
+use crate::tls::{identity, verifier};
+
+/// The other end of a connection whose handshake was verified.
+#[derive(Debug)]
+pub struct Peer {
+    /// Who it is.
+    pub identity: Identity,
+    /// The identity as access lines name it.
+    pub label: String,
+    /// From where.
+    pub address: SocketAddr,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// A peer, and what it may do.
+#[derive(Debug)]
+pub struct Caller {
+    /// The peer.
+    pub peer: Peer,
+    /// The thread that serves it.
+    pub worker: usize,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    view: Mutex<Arc<View>>,
+    rechecks: watch::Sender<u64>,
+}
+
+/// What a configuration gives to a peer: found once for a connection and a configuration.
+#[derive(Debug)]
+pub struct View {
+    /// The configuration.
+    pub live: Arc<Live>,
+    /// The rules that match.
+    pub standing: Standing,
+    /// Why the certificate is not accepted any more.
+    pub withdrawn: Option<String>,
+}
+
+impl Peer {
+    /// The peer with the chain that it showed, leaf first; anonymous when empty.
+    ///
+    /// # Errors
+    /// When the leaf can't be read, which the verifier has ruled out.
+    pub(super) fn new(chain: Vec<CertificateDer<'static>>, address: SocketAddr) -> Result<Peer, identity::NotX509> {
+        let identity = match chain.first() {
+            Some(leaf) => Identity::Certificate(Box::new(identity::read(leaf)?)),
+            None => Identity::Anonymous,
+        };
+        Ok(Peer {
+            label: identity.label(),
+            identity,
+            address,
+            chain,
+        })
+    }
+}
+
+impl Caller {
+    pub(super) fn new(shared: Arc<Shared>, worker: usize, peer: Peer) -> Caller {
+        let view = Mutex::new(Arc::new(View::new(shared.live(), &peer)));
+        Caller {
+            peer,
+            worker,
+            shared,
+            view,
+            rechecks: watch::Sender::new(0),
+        }
+    }
+
+    /// What the configuration that runs now gives to the peer.
+    pub fn view(&self) -> Arc<View> {
+        let mut view = self.view.lock();
+        if !self.shared.is_current(&view.live) {
+            *view = Arc::new(View::new(self.shared.live(), &self.peer));
+        }
+        Arc::clone(&view)
+    }
+
+    /// Tells the calls under way to ask again whether they may go on.
+    pub(super) fn recheck(&self) {
+        self.rechecks.send_modify(|rechecks| *rechecks += 1);
+    }
+
+    /// Changes when a call under way must ask again.
+    pub fn rechecks(&self) -> watch::Receiver<u64> {
+        self.rechecks.subscribe()
+    }
+
+    /// Ends once the certificate has expired by the clock of the machine, which may be set in between.
+    pub(super) async fn until_expired(&self) {
+        let Identity::Certificate(certificate) = &self.peer.identity else {
+            return std::future::pending().await;
+        };
+        while !self.peer.identity.expired_at(now()) {
+            let left = certificate.not_after.saturating_sub(now()).saturating_add(1);
+            tokio::time::sleep(Duration::from_secs(left.clamp(1, 60).unsigned_abs())).await;
+        }
+    }
+}
+
+impl View {
+    fn new(live: Arc<Live>, peer: &Peer) -> View {
+        let listen = &live.snapshot.listen;
+        let withdrawn = match peer.chain.split_first() {
+            Some((leaf, intermediates)) => listen
+                .verifier
+                .verify(leaf, intermediates, UnixTime::now())
+                .err()
+                .map(|error| verifier::reason(&error)),
+            None => listen
+                .verifier
+                .is_mandatory()
+                .then(|| "a client certificate is required now".to_owned()),
+        };
+        View {
+            standing: live.snapshot.policy.standing(&peer.identity),
+            withdrawn,
+            live,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What both sides of the gate do alike with an HTTP/2 connection.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{Ping, PingPong, Reason, SendStream};
+
+/// How often a connection with open streams is probed.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a peer may take to answer a probe.
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest DATA frame that is taken, in bytes. Larger frames mean fewer of them; measured, more than this gains little.
+pub(crate) const MAX_FRAME_SIZE: u32 = 64 * 1024;
+/// Bytes of one stream that may wait to be written.
+pub(crate) const MAX_SEND_BUFFER: usize = 512 * 1024;
+/// Largest header list, in bytes as RFC 9113, 6.5.2 counts them.
+pub(crate) const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// Probes a peer with PINGs while `has_streams`, and ends when it does not answer. casd and other gRPC servers close a
+/// connection that is pinged while idle, so an idle one is left alone (grpc doc/keepalive.md).
+pub(crate) async fn until_peer_is_silent(ping_pong: Option<PingPong>, has_streams: impl Fn() -> bool) {
+    let Some(mut ping_pong) = ping_pong else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        if !has_streams() {
+            continue;
+        }
+        match tokio::time::timeout(PING_TIMEOUT, ping_pong.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection ended by itself: whoever drives it knows.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// The receiver of a stream is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Closed;
+
+/// Sends a chunk as the receiver's flow-control window allows.
+///
+/// # Errors
+/// When the stream was reset or the connection ended.
+pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
+    loop {
+        stream.reserve_capacity(chunk.len());
+        let capacity = stream.capacity();
+        if capacity >= chunk.len() {
+            return stream.send_data(chunk, end_of_stream).map_err(|_| Closed);
+        }
+        if capacity > 0 {
+            let part = chunk.split_to(capacity);
+            stream.send_data(part, false).map_err(|_| Closed)?;
+            continue;
+        }
+        match poll_fn(|cx| stream.poll_capacity(cx)).await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Err(Closed),
+        }
+    }
+}
+
+/// Whether an error of a stream shows that the server certainly did nothing with the request: it refused the stream, or
+/// said in a GOAWAY that it will not look at it (RFC 9113, 8.7).
+pub(crate) fn is_unprocessed(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM))
+}

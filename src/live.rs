@@ -1,0 +1,201 @@
+//! The running configuration: a snapshot with what it needs to be used, behind one pointer that a reload swaps.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use prometheus::IntCounter;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, watch};
+
+use crate::config::{self, Problems};
+use crate::metrics::Metrics;
+use crate::policy::Permit;
+use crate::policy::rights::Right;
+use crate::route::BackendId;
+use crate::snapshot::Snapshot;
+use crate::upstream::{Backend, OpenError};
+
+/// A snapshot, its backends and its counters.
+#[derive(Debug)]
+pub struct Live {
+    /// The configuration.
+    pub snapshot: Snapshot,
+    backends: Vec<Arc<Backend>>,
+    allowed: Vec<Vec<IntCounter>>,
+}
+
+/// What all threads share: the running configuration, and the signals that change it.
+#[derive(Debug)]
+pub struct Shared {
+    path: PathBuf,
+    threads: usize,
+    control: Handle,
+    live: ArcSwap<Live>,
+    reloading: Mutex<()>,
+    /// Counts configurations; connections look at their callers again when it changes.
+    pub generation: watch::Sender<u64>,
+    /// True from the begin of a drain on.
+    pub draining: watch::Sender<bool>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a configuration was not taken into use. The one before goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] Problems),
+    /// A backend can't be opened.
+    #[error("{0}")]
+    Backend(#[from] OpenError),
+}
+
+impl Live {
+    /// The backend with this id.
+    pub fn backend(&self, id: BackendId) -> Option<&Arc<Backend>> {
+        self.backends.get(id.index())
+    }
+
+    /// Every backend.
+    pub fn backends(&self) -> &[Arc<Backend>] {
+        &self.backends
+    }
+
+    /// Counts a decision that allowed a call.
+    pub fn count_allowed(&self, permit: &Permit) {
+        if let Some(counter) = self
+            .allowed
+            .get(permit.rule().index())
+            .and_then(|counters| counters.get(permit.right() as usize))
+        {
+            counter.inc();
+        }
+    }
+
+    /// Puts a snapshot into use. Backends of `before` that did not change are kept, with their connections.
+    async fn open(
+        snapshot: Snapshot,
+        before: &[Arc<Backend>],
+        threads: usize,
+        metrics: &Arc<Metrics>,
+        control: &Handle,
+    ) -> Result<Live, OpenError> {
+        let mut backends = Vec::new();
+        for plan in &snapshot.backends {
+            let kept = before.iter().find(|backend| backend.fingerprint() == plan.fingerprint);
+            backends.push(match kept {
+                Some(backend) => Arc::clone(backend),
+                None => Arc::new(Backend::open(plan.clone(), threads, Arc::clone(metrics), control.clone()).await?),
+            });
+        }
+        metrics.not_after.reset();
+        for (certificate, end) in &snapshot.listen.expiries {
+            metrics.not_after.with_label_values(&[certificate]).set(*end);
+        }
+        let allowed = snapshot
+            .policy
+            .rules()
+            .iter()
+            .map(|rule| {
+                let counter = |right: Right| {
+                    metrics
+                        .decisions
+                        .with_label_values(&["allow", &*rule.name, right.name(), ""])
+                };
+                Right::ALL.into_iter().map(counter).collect()
+            })
+            .collect();
+        Ok(Live {
+            snapshot,
+            backends,
+            allowed,
+        })
+    }
+}
+
+impl Shared {
+    /// Puts the first configuration into use.
+    ///
+    /// # Errors
+    /// When a backend can't be opened.
+    pub async fn start(
+        path: PathBuf,
+        snapshot: Snapshot,
+        threads: usize,
+        metrics: Arc<Metrics>,
+        control: Handle,
+    ) -> Result<Shared, OpenError> {
+        let live = Live::open(snapshot, &[], threads, &metrics, &control).await?;
+        let shared = Shared {
+            path,
+            threads,
+            control,
+            live: ArcSwap::from_pointee(live),
+            reloading: Mutex::default(),
+            generation: watch::Sender::new(1),
+            draining: watch::Sender::new(false),
+            metrics,
+        };
+        shared.note_success();
+        Ok(shared)
+    }
+
+    /// The running configuration, for a longer time.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Whether this is the running configuration.
+    pub fn is_current(&self, live: &Arc<Live>) -> bool {
+        Arc::ptr_eq(&self.live.load(), live)
+    }
+
+    /// Reads the configuration again and takes it into use, all or nothing.
+    ///
+    /// # Errors
+    /// Why the configuration before goes on.
+    pub async fn reload(&self) -> Result<(), ReloadError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let result = self.try_reload().await;
+        let label = if result.is_ok() { "success" } else { "failure" };
+        self.metrics.reloads.with_label_values(&[label]).inc();
+        result
+    }
+
+    async fn try_reload(&self) -> Result<(), ReloadError> {
+        let snapshot = Snapshot::compile(&config::load(&self.path)?)?;
+        let before = self.live();
+        warn_of_restart(&before.snapshot, &snapshot);
+        let live = Live::open(snapshot, &before.backends, self.threads, &self.metrics, &self.control).await?;
+        self.live.store(Arc::new(live));
+        self.generation.send_modify(|generation| *generation += 1);
+        self.note_success();
+        Ok(())
+    }
+
+    fn note_success(&self) {
+        self.metrics.generation.inc();
+        self.metrics.last_reload.set(now());
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn warn_of_restart(old: &Snapshot, new: &Snapshot) {
+    let changed = [
+        ("listen.address", old.listen.address != new.listen.address),
+        ("admin.address", old.admin != new.admin),
+        ("threads", old.threads != new.threads),
+        ("log", old.log != new.log),
+    ];
+    for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+        tracing::warn!(target: "casgate::reload", key, "this change takes a restart");
+    }
+}

@@ -1,0 +1,237 @@
+//! The whole catalogue of metrics, in one struct of handles that is handed to whoever counts.
+//!
+//! Labels come from closed sets or from the configuration, never from a client. Handles that a call needs are found by
+//! index: no label is looked up on the path of a call.
+
+use std::sync::OnceLock;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::policy::method::Method;
+use crate::policy::rights::Right;
+use crate::status::CODE_NAMES;
+
+/// Every metric of the program.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Where all of them are registered.
+    pub registry: Registry,
+    calls: Vec<CallCells>,
+    unknown: CallCells,
+    started: IntCounterVec,
+    handled: IntCounterVec,
+    handling: HistogramVec,
+    /// `casgate_decisions_total{decision,rule,right,reason}`
+    pub decisions: IntCounterVec,
+    /// `casgate_received_bytes_total`: DATA bytes from clients.
+    pub received: IntCounter,
+    /// `casgate_sent_bytes_total`: DATA bytes to clients.
+    pub sent: IntCounter,
+    /// `casgate_tls_handshakes_total{result,reason}`
+    pub handshakes: IntCounterVec,
+    /// `casgate_connections_open`
+    pub connections: IntGauge,
+    /// `casgate_calls_open`
+    pub streams: IntGauge,
+    /// `casgate_accept_errors_total`
+    pub accept_errors: IntCounter,
+    /// `casgate_backend_connections{backend}`
+    pub backend_connections: IntGaugeVec,
+    /// `casgate_backend_connect_failures_total{backend}`
+    pub backend_failures: IntCounterVec,
+    /// `casgate_backend_up{backend}`: 1 when the last attempt to connect succeeded, 0 when it failed.
+    pub backend_up: IntGaugeVec,
+    /// `casgate_backend_resent_total{backend}`: calls sent again because a backend had certainly not seen them.
+    pub backend_resent: IntCounterVec,
+    /// `casgate_certificate_not_after_seconds{certificate}`
+    pub not_after: IntGaugeVec,
+    /// `casgate_config_generation`
+    pub generation: IntGauge,
+    /// `casgate_config_reload_total{result}`
+    pub reloads: IntCounterVec,
+    /// `casgate_config_last_reload_success_timestamp_seconds`
+    pub last_reload: IntGauge,
+}
+
+/// The handles of one method, found when they are first needed.
+#[derive(Debug, Default)]
+struct CallCells {
+    started: OnceLock<IntCounter>,
+    handling: OnceLock<Histogram>,
+    handled: [OnceLock<IntCounter>; CODE_NAMES.len()],
+}
+
+impl Metrics {
+    /// Makes and registers the catalogue.
+    ///
+    /// # Errors
+    /// When two metrics have one name.
+    pub fn new() -> Result<Metrics, prometheus::Error> {
+        let registry = Registry::new();
+        let method = &["grpc_service", "grpc_method"];
+        let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let counter = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
+        let handling = HistogramVec::new(
+            HistogramOpts::new(
+                "grpc_server_handling_seconds",
+                "Time from the headers of a call to its end.",
+            )
+            .buckets(vec![
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+            ]),
+            method,
+        );
+        Ok(Metrics {
+            calls: Method::ALL.iter().map(|_| CallCells::default()).collect(),
+            unknown: CallCells::default(),
+            started: counters("grpc_server_started_total", "Calls that began.", method)?,
+            handled: counters(
+                "grpc_server_handled_total",
+                "Calls that ended, by the status that the client got.",
+                &["grpc_service", "grpc_method", "grpc_code"],
+            )?,
+            handling: register(&registry, handling)?,
+            decisions: counters(
+                "casgate_decisions_total",
+                "Decisions of the policy: the rule and right that allowed, or the right and reason of a denial.",
+                &["decision", "rule", "right", "reason"],
+            )?,
+            received: counter("casgate_received_bytes_total", "Bytes of DATA frames from clients.")?,
+            sent: counter("casgate_sent_bytes_total", "Bytes of DATA frames to clients.")?,
+            handshakes: counters(
+                "casgate_tls_handshakes_total",
+                "TLS handshakes of clients, by result and reason.",
+                &["result", "reason"],
+            )?,
+            connections: gauge("casgate_connections_open", "Connections of clients that are open.")?,
+            streams: gauge("casgate_calls_open", "Calls that are under way.")?,
+            accept_errors: counter("casgate_accept_errors_total", "Errors of accept(2).")?,
+            backend_connections: gauges(
+                "casgate_backend_connections",
+                "Open connections to a backend.",
+                &["backend"],
+            )?,
+            backend_failures: counters(
+                "casgate_backend_connect_failures_total",
+                "Attempts to connect to a backend that failed.",
+                &["backend"],
+            )?,
+            backend_up: gauges(
+                "casgate_backend_up",
+                "Whether the last attempt to connect to a backend succeeded.",
+                &["backend"],
+            )?,
+            backend_resent: counters(
+                "casgate_backend_resent_total",
+                "Calls sent again because the backend had certainly not seen them.",
+                &["backend"],
+            )?,
+            not_after: gauges(
+                "casgate_certificate_not_after_seconds",
+                "End of the validity of certificates of the configuration, in seconds since 1970.",
+                &["certificate"],
+            )?,
+            generation: gauge("casgate_config_generation", "Configurations loaded since the start.")?,
+            reloads: counters(
+                "casgate_config_reload_total",
+                "Reloads of the configuration.",
+                &["result"],
+            )?,
+            last_reload: gauge(
+                "casgate_config_last_reload_success_timestamp_seconds",
+                "When the configuration was last loaded, in seconds since 1970.",
+            )?,
+            registry,
+        })
+    }
+
+    /// Counts a call that begins; `None` for a method that is not known.
+    pub fn call_started(&self, method: Option<Method>) {
+        let [service, name] = labels(method);
+        self.cells(method)
+            .started
+            .get_or_init(|| self.started.with_label_values(&[service, name]))
+            .inc();
+        self.streams.inc();
+    }
+
+    /// Counts a call that ended with a gRPC status code, after so many seconds.
+    pub fn call_handled(&self, method: Option<Method>, code: u8, seconds: f64) {
+        let [service, name] = labels(method);
+        // A status that gRPC does not know reads as Unknown (grpc doc/statuscodes.md).
+        let code = if usize::from(code) < CODE_NAMES.len() {
+            usize::from(code)
+        } else {
+            2
+        };
+        let cells = self.cells(method);
+        if let (Some(cell), Some(code)) = (cells.handled.get(code), CODE_NAMES.get(code)) {
+            cell.get_or_init(|| self.handled.with_label_values(&[service, name, code]))
+                .inc();
+        }
+        cells
+            .handling
+            .get_or_init(|| self.handling.with_label_values(&[service, name]))
+            .observe(seconds);
+        self.streams.dec();
+    }
+
+    /// Counts a denial.
+    pub fn denied(&self, right: Option<Right>, reason: &str) {
+        let right = right.map_or("", Right::name);
+        self.decisions.with_label_values(&["deny", "", right, reason]).inc();
+    }
+
+    fn cells(&self, method: Option<Method>) -> &CallCells {
+        method
+            .and_then(|method| self.calls.get(method as usize))
+            .unwrap_or(&self.unknown)
+    }
+}
+
+fn labels(method: Option<Method>) -> [&'static str; 2] {
+    method.map_or(["unknown", "unknown"], |method| [method.grpc_service(), method.name()])
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: Result<C, prometheus::Error>,
+) -> Result<C, prometheus::Error> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_call_is_counted_once_and_unknown_codes_read_as_unknown() {
+        let metrics = Metrics::new().unwrap();
+        metrics.call_started(Some(Method::Write));
+        metrics.call_handled(Some(Method::Write), 7, 0.1);
+        metrics.call_started(None);
+        metrics.call_handled(None, 99, 0.1);
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&metrics.registry.gather())
+            .unwrap();
+        for line in [
+            r#"grpc_server_handled_total{grpc_code="PermissionDenied",grpc_method="Write",grpc_service="google.bytestream.ByteStream"} 1"#,
+            r#"grpc_server_handled_total{grpc_code="Unknown",grpc_method="unknown",grpc_service="unknown"} 1"#,
+            "casgate_calls_open 0",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The client's half of the answer: knows what was sent already, so that a rejection takes the form that is still
+//! possible.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::server::SendResponse;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::headers::NotGrpc;
+use crate::http2::{self, Closed};
+use crate::policy::method::Method;
+use crate::status::{Code, Rejection};
+
+const GRPC_STATUS: &str = "grpc-status";
+const GRPC_MESSAGE: &str = "grpc-message";
+
+/// What was sent to the client so far.
+pub(super) struct Answer(State);
+
+enum State {
+    Nothing(SendResponse<Bytes>),
+    Begun(SendStream<Bytes>),
+    Done,
+}
+
+impl Answer {
+    pub(super) fn new(respond: SendResponse<Bytes>) -> Answer {
+        Answer(State::Nothing(respond))
+    }
+
+    /// Sends the response headers, which end the answer when `end_of_stream`.
+    pub(super) fn head(&mut self, response: Response<()>, end_of_stream: bool) -> Result<(), Closed> {
+        let State::Nothing(respond) = &mut self.0 else {
+            return Err(Closed);
+        };
+        let stream = respond.send_response(response, end_of_stream).map_err(|_| Closed)?;
+        self.0 = if end_of_stream {
+            State::Done
+        } else {
+            State::Begun(stream)
+        };
+        Ok(())
+    }
+
+    /// Sends a piece of the body as the client's window allows.
+    pub(super) async fn data(&mut self, chunk: Bytes) -> Result<(), Closed> {
+        match &mut self.0 {
+            State::Begun(stream) => http2::send(stream, chunk, false).await,
+            State::Nothing(_) | State::Done => Err(Closed),
+        }
+    }
+
+    /// Sends the trailers, which end the answer.
+    pub(super) fn trailers(&mut self, trailers: HeaderMap) -> Result<(), Closed> {
+        match std::mem::replace(&mut self.0, State::Done) {
+            State::Begun(mut stream) => stream.send_trailers(trailers).map_err(|_| Closed),
+            State::Nothing(_) | State::Done => Err(Closed),
+        }
+    }
+
+    /// Ready when the client has reset the stream, or its connection ended.
+    pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            State::Nothing(respond) => respond.poll_reset(cx).map(drop),
+            State::Begun(stream) => stream.poll_reset(cx).map(drop),
+            State::Done => Poll::Pending,
+        }
+    }
+
+    /// Answers with a status of the gate: trailers-only while nothing was sent, as trailers after that. HTTP 200 always:
+    /// what clients make of other HTTP statuses differs (grpc doc/http-grpc-status-mapping.md).
+    ///
+    /// The request may still be running. h2 resets it with NO_ERROR once the answer is out and both halves are dropped,
+    /// as RFC 9113, 8.1 wants.
+    pub(super) fn reject(&mut self, rejection: &Rejection) {
+        let status = status_headers(rejection.code() as u8, &rejection.grpc_message());
+        // A client that is gone hears nothing, which is nobody's fault.
+        let _gone = match &self.0 {
+            State::Nothing(_) => {
+                let mut response = Response::new(());
+                *response.headers_mut() = status;
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                self.head(response, true)
+            }
+            State::Begun(_) => self.trailers(status),
+            State::Done => Ok(()),
+        };
+    }
+
+    /// Answers a request that is no gRPC; gives the HTTP status.
+    pub(super) fn not_grpc(&mut self, not_grpc: NotGrpc) -> StatusCode {
+        let status = match not_grpc {
+            NotGrpc::Method => StatusCode::METHOD_NOT_ALLOWED,
+            NotGrpc::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        };
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        let _gone = self.head(response, true);
+        status
+    }
+
+    /// Answers `grpc.health.v1.Health`: the gate serves. Watch stays open until the client leaves.
+    pub(super) async fn health(&mut self, method: Method) -> Result<u8, Rejection> {
+        // HealthCheckResponse { status: SERVING } (grpc health.proto), framed.
+        const SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
+        let mut response = Response::new(());
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        self.head(response, false).map_err(|Closed| Rejection::Cancelled)?;
+        self.data(SERVING).await.map_err(|Closed| Rejection::Cancelled)?;
+        if method == Method::HealthWatch {
+            poll_fn(|cx| self.poll_closed(cx)).await;
+            return Err(Rejection::Cancelled);
+        }
+        self.trailers(status_headers(Code::Ok as u8, ""))
+            .map_err(|Closed| Rejection::Cancelled)?;
+        Ok(Code::Ok as u8)
+    }
+}
+
+/// The trailers of a status; the message is percent-encoded already.
+fn status_headers(code: u8, message: &str) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(3);
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+    if !message.is_empty()
+        && let Ok(message) = HeaderValue::from_str(message)
+    {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    headers
+}
+
+/// The status in headers or trailers; a value that is no number reads as Unknown (grpc doc/statuscodes.md).
+pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    let value = headers.get(GRPC_STATUS)?;
+    Some(
+        value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(Code::Unknown as u8),
+    )
+}

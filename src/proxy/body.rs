@@ -1,0 +1,174 @@
+//! The request body on its way up: read as far as the decision needs, then forwarded as it came, under the flow control
+//! of both sides.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+
+use super::prefix::{Progress, Reader};
+use crate::http2::{self, Closed};
+use crate::policy::method::Method;
+use crate::status::Rejection;
+
+/// Requests up to this many bytes are kept until the answer begins, to be sent again where a backend has certainly not
+/// seen them.
+const REPLAY_LIMIT: usize = 256 * 1024;
+
+/// The body of a request.
+pub(super) struct Upload {
+    body: RecvStream,
+    reader: Option<Reader>,
+    /// What was read and not thrown away: all of the body so far, while it can be sent again.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    replayable: bool,
+    /// How many of `kept` were sent on the present stream.
+    sent: usize,
+    /// Bytes taken from the client's window and not yet given back.
+    owed: usize,
+    received: u64,
+    ended: bool,
+}
+
+/// How the forwarding of a body ended before the body did.
+pub(super) enum Stop {
+    /// The backend takes no more; its answer says why.
+    BackendClosed,
+    /// The call must be ended.
+    Reject(Rejection),
+}
+
+impl Upload {
+    pub(super) fn new(method: Method, body: RecvStream) -> Upload {
+        Upload {
+            ended: body.is_end_stream(),
+            body,
+            reader: Reader::new(method),
+            kept: Vec::new(),
+            kept_bytes: 0,
+            replayable: true,
+            sent: 0,
+            owed: 0,
+            received: 0,
+        }
+    }
+
+    /// Bytes received so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Reads until the reader has what the decision needs.
+    pub(super) async fn settle(&mut self) -> Result<&Reader, Rejection> {
+        while let Some((chunk, progress)) = self.next().await? {
+            // Held bytes are bounded by the reader; their window is given back so that a message that is longer than the
+            // window can arrive.
+            self.release(chunk.len());
+            self.keep(chunk);
+            if progress == Progress::Settled {
+                break;
+            }
+        }
+        self.reader
+            .as_ref()
+            .ok_or(Rejection::Unreadable(super::prefix::Refusal::Malformed(
+                "it has no name",
+            )))
+    }
+
+    /// Whether the whole request so far can be sent again, for [`Upload::forward`] on another stream.
+    pub(super) fn rewind(&mut self) -> bool {
+        self.sent = 0;
+        self.replayable
+    }
+
+    /// Whether there is nothing to send, so that the request headers can end the stream.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ended && self.kept.is_empty()
+    }
+
+    /// Forwards what is kept and all that comes, up to the end of the body. Once `answer_begun`, nothing is kept for
+    /// another try.
+    pub(super) async fn forward(&mut self, to: &mut SendStream<Bytes>, answer_begun: &AtomicBool) -> Result<(), Stop> {
+        loop {
+            self.replayable &= !answer_begun.load(Ordering::Relaxed);
+            while let Some(chunk) = self.kept.get(self.sent).cloned() {
+                let is_last = self.ended && self.sent + 1 == self.kept.len();
+                self.sent += 1;
+                http2::send(to, chunk, is_last)
+                    .await
+                    .map_err(|Closed| Stop::BackendClosed)?;
+                self.release(self.owed);
+                if is_last {
+                    return Ok(());
+                }
+            }
+            self.trim();
+            if self.ended {
+                return http2::send(to, Bytes::new(), true)
+                    .await
+                    .map_err(|Closed| Stop::BackendClosed);
+            }
+            match self.next().await.map_err(Stop::Reject)? {
+                Some((chunk, _)) => self.keep(chunk),
+                None => continue,
+            }
+        }
+    }
+
+    /// The next chunk, looked at by the reader; `None` at the end of the body.
+    async fn next(&mut self) -> Result<Option<(Bytes, Progress)>, Rejection> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.body.data().await {
+            Some(Ok(chunk)) => {
+                self.owed += chunk.len();
+                self.received += chunk.len() as u64;
+                let progress = match &mut self.reader {
+                    Some(reader) => reader.push(&chunk)?,
+                    None => Progress::Settled,
+                };
+                if self.body.is_end_stream() {
+                    self.finish()?;
+                }
+                Ok(Some((chunk, progress)))
+            }
+            Some(Err(_)) => Err(Rejection::Cancelled),
+            None => {
+                self.finish()?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), Rejection> {
+        self.ended = true;
+        if let Some(reader) = &self.reader {
+            reader.finish()?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, chunk: Bytes) {
+        self.kept_bytes += chunk.len();
+        self.kept.push(chunk);
+        self.replayable &= self.kept_bytes <= REPLAY_LIMIT;
+    }
+
+    /// Drops what was sent, where it will not be needed again.
+    fn trim(&mut self) {
+        if !self.replayable {
+            self.kept.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    fn release(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.owed);
+        self.owed -= bytes;
+        // Fails only when the stream is gone, and then there is no window to give back.
+        let _gone = self.body.flow_control().release_capacity(bytes);
+    }
+}

@@ -1,0 +1,205 @@
+//! The gate as a whole: listeners, threads, drain.
+
+mod accept;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::admin;
+use crate::config::{self, Problems};
+use crate::live::{Live, ReloadError, Shared};
+use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
+use crate::upstream::OpenError;
+
+use worker::Worker;
+
+/// A gate that runs. Dropping it ends it at once; see [`Gate::drain`].
+#[derive(Debug)]
+pub struct Gate {
+    shared: Arc<Shared>,
+    workers: Vec<Worker>,
+    listen_address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    // Last, so that the tasks of the workers end first.
+    control: Runtime,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every connection ended by itself.
+    Whole,
+    /// The time was over before that.
+    TimedOut,
+    /// Somebody did not want to wait.
+    Told,
+}
+
+/// Why a gate did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] Problems),
+    /// A backend can't be opened.
+    #[error("{0}")]
+    Backend(#[from] OpenError),
+    /// An address can't be listened on.
+    #[error("{key}: can't listen on {address}: {error}")]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Threads can't be started.
+    #[error("threads can't be started: {0}")]
+    Threads(io::Error),
+    /// Two metrics have one name.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl Gate {
+    /// Reads a configuration and serves it, in threads of its own.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(path: &Path) -> Result<Gate, StartError> {
+        Gate::serve(path, Snapshot::compile(&config::load(path)?)?)
+    }
+
+    /// Serves a configuration that is compiled already; `path` is read again by [`Gate::reload`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn serve(path: &Path, snapshot: Snapshot) -> Result<Gate, StartError> {
+        let control = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("casgate-control")
+            .enable_all()
+            .build()
+            .map_err(StartError::Threads)?;
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = snapshot.threads.unwrap_or(cores);
+        let metrics = Arc::new(Metrics::new()?);
+        let (address, admin) = (snapshot.listen.address, snapshot.admin);
+        let handle = control.handle().clone();
+        let shared = control.block_on(Shared::start(path.to_owned(), snapshot, threads, metrics, handle))?;
+        let shared = Arc::new(shared);
+        let in_runtime = control.enter();
+        let listener = bind("listen.address", address)?;
+        let listen_address = local(&listener, address);
+        let mut admin_address = None;
+        if let Some(address) = admin {
+            let listener = bind("admin.address", address)?;
+            admin_address = Some(local(&listener, address));
+            control.spawn(admin::serve(listener, Arc::clone(&shared)));
+        }
+        drop(in_runtime);
+        let workers = (0..threads)
+            .map(|number| Worker::start(number, &shared))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(StartError::Threads)?;
+        let doors = workers.iter().map(Worker::door).collect();
+        control.spawn(accept::run(listener, doors, Arc::clone(&shared)));
+        Ok(Gate {
+            shared,
+            workers,
+            listen_address,
+            admin_address,
+            control,
+        })
+    }
+
+    /// Where clients connect; the port that was taken where port 0 was asked for.
+    pub fn listen_address(&self) -> SocketAddr {
+        self.listen_address
+    }
+
+    /// Where metrics and health are served.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Reads the configuration again, all or nothing: what SIGHUP does.
+    ///
+    /// # Errors
+    /// Why the configuration before goes on.
+    pub fn reload(&self) -> Result<(), ReloadError> {
+        self.control.block_on(self.shared.reload())
+    }
+
+    /// The running configuration.
+    pub fn live(&self) -> Arc<Live> {
+        self.shared.live()
+    }
+
+    /// Begins to drain: no new connections, GOAWAY on the open ones, running calls go on.
+    pub fn drain(&self) {
+        self.shared.draining.send_replace(true);
+    }
+
+    /// Waits for the end of a drain: until the last connection is closed, or for `listen.drain-timeout`.
+    pub fn wait(&self) -> Drained {
+        self.wait_unless(std::future::pending())
+    }
+
+    /// The same, unless `told` ends first.
+    pub fn wait_unless(&self, told: impl Future<Output = ()>) -> Drained {
+        let open = || self.workers.iter().map(Worker::connections).sum::<usize>();
+        let timeout = self.shared.live().snapshot.listen.drain_timeout;
+        self.control.block_on(async {
+            let drained = async {
+                while open() > 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                result = tokio::time::timeout(timeout, drained) => match result {
+                    Ok(()) => Drained::Whole,
+                    Err(_) => Drained::TimedOut,
+                },
+                () = told => Drained::Told,
+            }
+        })
+    }
+
+    /// Runs a future beside the gate, such as one that waits for signals.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.control.block_on(future)
+    }
+
+    /// What the threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
+    let listen = || {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        // A restart must not wait for the connections of its predecessor to time out.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        tokio::net::TcpListener::from_std(socket.into())
+    };
+    listen().map_err(|error| StartError::Listen { key, address, error })
+}
+
+fn local(listener: &tokio::net::TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}

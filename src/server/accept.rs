@@ -1,0 +1,45 @@
+//! The accept loop. No error ends it: what accept(2) reports is about one connection, or passes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::worker::Door;
+use crate::live::Shared;
+
+/// Out of descriptors or memory: closing connections give some back.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until the drain begins, and hands each connection to the thread with the fewest.
+pub(super) async fn run(listener: TcpListener, doors: Vec<Door>, shared: Arc<Shared>) {
+    let mut draining = shared.draining.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = draining.wait_for(|draining| *draining) => return,
+        };
+        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address))) {
+            Ok((tcp, address)) => hand_over(&doors, tcp, address),
+            Err(error) => {
+                shared.metrics.accept_errors.inc();
+                if !is_about_one_connection(&error) {
+                    tracing::warn!(target: "casgate::accept", %error, "no connection accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn hand_over(doors: &[Door], tcp: std::net::TcpStream, address: SocketAddr) {
+    if let Some(door) = doors.iter().min_by_key(|door| door.connections()) {
+        door.enter(tcp, address);
+    }
+}
+
+fn is_about_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}

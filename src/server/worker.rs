@@ -1,0 +1,95 @@
+//! One thread with a runtime of its own: the connections that it was given stay with it, and so do their calls and the
+//! connections to backends that they use.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::connection;
+use crate::live::Shared;
+
+/// A thread that serves connections, until its doors are gone.
+#[derive(Debug)]
+pub(super) struct Worker {
+    door: Door,
+}
+
+/// The way to a worker.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    arrivals: UnboundedSender<(TcpStream, SocketAddr)>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(super) fn start(number: usize, shared: &Arc<Shared>) -> io::Result<Worker> {
+        let (arrivals, receiver) = unbounded_channel();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shared = Arc::clone(shared);
+        let counted = Arc::clone(&connections);
+        std::thread::Builder::new()
+            .name(format!("casgate-{number}"))
+            .spawn(move || runtime.block_on(run(receiver, number, shared, counted)))?;
+        Ok(Worker {
+            door: Door { arrivals, connections },
+        })
+    }
+
+    /// The way in.
+    pub(super) fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// How many connections it has.
+    pub(super) fn connections(&self) -> usize {
+        self.door.connections()
+    }
+}
+
+impl Door {
+    /// How many connections the worker has.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Hands a connection over.
+    pub(super) fn enter(&self, tcp: TcpStream, address: SocketAddr) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        if self.arrivals.send((tcp, address)).is_err() {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn run(
+    mut arrivals: UnboundedReceiver<(TcpStream, SocketAddr)>,
+    number: usize,
+    shared: Arc<Shared>,
+    connections: Arc<AtomicUsize>,
+) {
+    while let Some((tcp, address)) = arrivals.recv().await {
+        let leave = Leave(Arc::clone(&connections));
+        let Ok(tcp) = tokio::net::TcpStream::from_std(tcp) else {
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            connection::serve(shared, number, tcp, address).await;
+            drop(leave);
+        });
+    }
+}
+
+/// Counts a connection off when dropped.
+struct Leave(Arc<AtomicUsize>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

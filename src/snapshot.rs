@@ -1,0 +1,129 @@
+//! A configuration compiled: everything that a call needs, immutable, made in one go.
+//!
+//! [`Snapshot::compile`] is the only way from a file to running state. It reads no disk, and it reports everything that
+//! is wrong in one run.
+
+pub mod backends;
+pub mod listen;
+mod report;
+mod rules;
+
+use std::net::SocketAddr;
+
+use crate::config::file::{Capabilities, LogFormat};
+use crate::config::{Loaded, Problems};
+use crate::policy::Policy;
+use crate::route::Routes;
+
+use backends::BackendPlan;
+use listen::Listen;
+use report::Report;
+
+/// All configuration of the gate at one time.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The listener for clients.
+    pub listen: Listen,
+    /// Where metrics and health are served; taking another address takes a restart.
+    pub admin: Option<SocketAddr>,
+    /// Who may do what.
+    pub policy: Policy,
+    /// The backends, by the index of their [`crate::route::BackendId`].
+    pub backends: Vec<BackendPlan>,
+    /// Which backend serves which service.
+    pub routes: Routes,
+    /// Whether GetCapabilities is told caller by caller.
+    pub capabilities: Capabilities,
+    /// How many threads serve calls; `None` for one a core. Takes a restart.
+    pub threads: Option<usize>,
+    /// How to log; takes a restart.
+    pub log: LogPlan,
+}
+
+/// How to log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPlan {
+    /// Lines for people, or JSON.
+    pub format: LogFormat,
+    /// An `EnvFilter` directive.
+    pub filter: String,
+}
+
+impl Snapshot {
+    /// Compiles a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn compile(loaded: &Loaded) -> Result<Snapshot, Problems> {
+        let mut report = Report::default();
+        let file = &loaded.file;
+        report.unknown(
+            &file.unknown,
+            "",
+            &[
+                "listen",
+                "admin",
+                "backends",
+                "routes",
+                "rules",
+                "capabilities",
+                "threads",
+                "log",
+            ],
+        );
+        let policy = rules::compile(&file.rules, &mut report);
+        let listen = listen::compile(loaded, &policy, &mut report);
+        let (backends, routes) = backends::compile(loaded, &mut report);
+        let admin = report.value(&file.admin, "admin").and_then(|admin| {
+            report.unknown(&admin.unknown, "admin.", &["address"]);
+            listen::address(
+                &admin.address,
+                "admin.address",
+                "such as \"127.0.0.1:9090\"",
+                &mut report,
+            )
+        });
+        let capabilities = report
+            .value(&file.capabilities, "capabilities")
+            .copied()
+            .unwrap_or_default();
+        let threads = report.value(&file.threads, "threads").copied();
+        if threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
+            report.add("threads", "is not between 1 and 256");
+        }
+        let log = log(loaded, &mut report);
+        match (listen, report.problems.is_empty()) {
+            (Some(listen), true) => Ok(Snapshot {
+                listen,
+                admin,
+                policy,
+                backends,
+                routes,
+                capabilities,
+                threads,
+                log,
+            }),
+            (_, _) => Err(Problems::new(&loaded.path, report.problems)),
+        }
+    }
+}
+
+fn log(loaded: &Loaded, report: &mut Report) -> LogPlan {
+    let mut plan = LogPlan {
+        format: LogFormat::Text,
+        filter: "info".to_owned(),
+    };
+    if let Some(log) = report.value(&loaded.file.log, "log") {
+        report.unknown(&log.unknown, "log.", &["format", "filter"]);
+        if let Some(format) = report.value(&log.format, "log.format") {
+            plan.format = *format;
+        }
+        if let Some(filter) = report.value(&log.filter, "log.filter") {
+            let checked = tracing_subscriber::EnvFilter::try_new(filter)
+                .map_err(|error| format!("`{filter}` is no filter: {error}"));
+            report.ok(checked, "log.filter");
+            plan.filter = filter.clone();
+        }
+    }
+    plan
+}

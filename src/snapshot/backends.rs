@@ -1,0 +1,365 @@
+//! `[backends.NAME]` and `[[routes]]`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use crate::config::Loaded;
+use crate::config::file::{self, Key};
+use crate::policy::method::Service;
+use crate::route::{BackendId, Routes};
+use crate::tls::{self, pem};
+
+use super::report::Report;
+
+/// A backend as the configuration describes it.
+#[derive(Clone, Debug)]
+pub struct BackendPlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub target: Target,
+    /// How many HTTP/2 connections a thread opens to it.
+    pub connections: usize,
+    /// Equal for two plans of the same backend, so that a reload can keep its connections.
+    pub fingerprint: [u8; 32],
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A unix socket, clear HTTP/2.
+    Unix(PathBuf),
+    /// TCP, clear HTTP/2.
+    Tcp(Authority),
+    /// TCP with TLS.
+    Tls(Authority, ServerName<'static>, Arc<ClientConfig>),
+    /// The embedded backend, by its URL.
+    Store(String),
+}
+
+/// Host and port of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Name or address, an IPv6 address without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl Target {
+    /// What HTTP/2 requests carry as `:authority`.
+    pub fn authority(&self) -> String {
+        match self {
+            Target::Unix(_) | Target::Store(_) => "localhost".to_owned(),
+            Target::Tcp(Authority { host, port }) | Target::Tls(Authority { host, port }, ..) if host.contains(':') => {
+                format!("[{host}]:{port}")
+            }
+            Target::Tcp(Authority { host, port }) | Target::Tls(Authority { host, port }, ..) => {
+                format!("{host}:{port}")
+            }
+        }
+    }
+}
+
+/// Compiles the backends and the routes to them.
+pub fn compile(loaded: &Loaded, report: &mut Report) -> (Vec<BackendPlan>, Routes) {
+    let hint = "at least one, such as `[backends.casd]` with `endpoint = \"unix:/run/casd/casd.sock\"`";
+    let empty = BTreeMap::new();
+    let tables = report
+        .required(&loaded.file.backends, "backends", hint)
+        .unwrap_or(&empty);
+    if matches!(&loaded.file.backends, Key::Good(tables) if tables.is_empty()) {
+        report.add_with_hint("backends", "is empty", hint);
+    }
+    let mut plans = Vec::new();
+    for (name, table) in tables {
+        let at = format!("backends.{name}");
+        if let Some(table) = report.value(table, &at)
+            && let Some(plan) = backend(loaded, name, table, &at, report)
+        {
+            plans.push(plan);
+        }
+    }
+    let names: Vec<&str> = tables.keys().map(String::as_str).collect();
+    let routes = routes(&loaded.file.routes, &plans, &names, report);
+    (plans, routes)
+}
+
+fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report: &mut Report) -> Option<BackendPlan> {
+    let key = |part: &str| format!("{at}.{part}");
+    report.unknown(
+        &table.unknown,
+        &format!("{at}."),
+        &["endpoint", "store", "ca", "certificate", "key", "connections"],
+    );
+    let connections = report
+        .value(&table.connections, &key("connections"))
+        .copied()
+        .unwrap_or(2);
+    if !(1..=64).contains(&connections) {
+        report.add(key("connections"), format!("`{connections}` is not between 1 and 64"));
+    }
+    let endpoint = report.value(&table.endpoint, &key("endpoint")).cloned();
+    let store = report.value(&table.store, &key("store")).cloned();
+    let is_https = endpoint.as_deref().is_some_and(|text| text.starts_with("https://"));
+    if !is_https {
+        for (part, value) in [
+            ("ca", &table.ca),
+            ("certificate", &table.certificate),
+            ("key", &table.key),
+        ] {
+            if *value != Key::Absent {
+                report.add(key(part), "is only for `https://` endpoints");
+            }
+        }
+    }
+    let mut fingerprint = Context::new(&SHA256);
+    fingerprint.update(format!("{name}\n{endpoint:?}\n{store:?}\n{connections}\n").as_bytes());
+    let target = match (endpoint, store) {
+        (Some(endpoint), None) => {
+            let tls = if is_https {
+                client_tls(loaded, table, at, report, &mut fingerprint)
+            } else {
+                None
+            };
+            self::endpoint(loaded, &endpoint, tls, is_https, &key("endpoint"), report)
+        }
+        (None, Some(store)) => store_url(loaded, &store, &key("store"), report).map(Target::Store),
+        (Some(_), Some(_)) => {
+            report.add(at, "has both `endpoint` and `store`: take one");
+            None
+        }
+        (None, None) => {
+            if table.endpoint == Key::Absent && table.store == Key::Absent {
+                report.add_with_hint(
+                    at,
+                    "has no `endpoint`",
+                    "unix:/path, http://HOST:PORT, https://HOST:PORT; or `store`",
+                );
+            }
+            None
+        }
+    };
+    let mut id = [0; 32];
+    id.copy_from_slice(fingerprint.finish().as_ref());
+    Some(BackendPlan {
+        name: name.into(),
+        target: target?,
+        connections,
+        fingerprint: id,
+    })
+}
+
+fn endpoint(
+    loaded: &Loaded,
+    text: &str,
+    tls: Option<Arc<ClientConfig>>,
+    is_https: bool,
+    key: &str,
+    report: &mut Report,
+) -> Option<Target> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() {
+            report.add(key, "`unix:` needs the path of a socket");
+            return None;
+        }
+        return Some(Target::Unix(loaded.resolve(path)));
+    }
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = rest.and_then(|rest| parse_authority(rest.strip_suffix('/').unwrap_or(rest)));
+    let Some(authority) = authority else {
+        report.add_with_hint(
+            key,
+            format!("`{text}` is no endpoint"),
+            "unix:/path, http://HOST:PORT or https://HOST:PORT, with the port and without a path",
+        );
+        return None;
+    };
+    if !is_https {
+        return Some(Target::Tcp(authority));
+    }
+    match ServerName::try_from(authority.host.clone()) {
+        Ok(name) => Some(Target::Tls(authority, name, tls?)),
+        Err(_) => {
+            report.add(
+                key,
+                format!("`{}` is neither a DNS name nor an address", authority.host),
+            );
+            None
+        }
+    }
+}
+
+fn parse_authority(text: &str) -> Option<Authority> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    let is_host = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    is_host.then(|| Authority {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+fn store_url(loaded: &Loaded, url: &str, key: &str, report: &mut Report) -> Option<String> {
+    if url == "memory:" {
+        return Some(url.to_owned());
+    }
+    match url.strip_prefix("file:") {
+        Some(path) if !path.is_empty() => {
+            let path = loaded.resolve(path.strip_prefix("//").unwrap_or(path));
+            let path = std::path::absolute(&path).unwrap_or(path);
+            Some(format!("file:{}", path.display()))
+        }
+        _ => {
+            report.add_with_hint(key, format!("`{url}` is no store"), "file:/path or memory:");
+            None
+        }
+    }
+}
+
+fn client_tls(
+    loaded: &Loaded,
+    table: &file::Backend,
+    at: &str,
+    report: &mut Report,
+    fingerprint: &mut Context,
+) -> Option<Arc<ClientConfig>> {
+    let key = |part: &str| format!("{at}.{part}");
+    let ca_key = key("ca");
+    let hint = "the CA certificates that the server is checked against; the system's are not used";
+    let ca = report.required(&table.ca, &ca_key, hint);
+    let ca = ca.and_then(|name| report.ok(read(loaded, name, pem::certificates, fingerprint), &ca_key));
+    let certificate = report.value(&table.certificate, &key("certificate"));
+    let private = report.value(&table.key, &key("key"));
+    let client = match (certificate, private) {
+        (Some(certificate), Some(private)) => {
+            let chain = report.ok(
+                read(loaded, certificate, pem::certificates, fingerprint),
+                &key("certificate"),
+            );
+            let private = report.ok(read(loaded, private, pem::private_key, fingerprint), &key("key"));
+            Some((chain?, private?))
+        }
+        (None, None) => None,
+        (Some(_), None) => {
+            report.add(key("key"), "is missing beside `certificate`");
+            None
+        }
+        (None, Some(_)) => {
+            report.add(key("certificate"), "is missing beside `key`");
+            None
+        }
+    };
+    report.ok(tls::client_config(&ca?, client), at)
+}
+
+fn read<T>(
+    loaded: &Loaded,
+    name: &str,
+    parse: impl Fn(&[u8]) -> Result<T, String>,
+    fingerprint: &mut Context,
+) -> Result<T, String> {
+    let bytes = loaded.content(name)?;
+    fingerprint.update(bytes);
+    parse(bytes).map_err(|error| format!("`{name}` {error}"))
+}
+
+fn routes(tables: &Key<Vec<Key<file::Route>>>, plans: &[BackendPlan], names: &[&str], report: &mut Report) -> Routes {
+    let given = report.value(tables, "routes");
+    let Some(tables) = given else {
+        if names.len() > 1 {
+            report.add_with_hint(
+                "routes",
+                "is missing, and there are several backends",
+                "[[routes]] with `services = [\"cas\"]` and `backend = \"NAME\"`",
+            );
+        }
+        return if plans.is_empty() {
+            Routes::default()
+        } else {
+            Routes::all_to(BackendId::new(0))
+        };
+    };
+    let mut routes = Routes::default();
+    for (index, table) in tables.iter().enumerate() {
+        let at = format!("routes[{index}]");
+        let Some(table) = report.value(table, &at) else {
+            continue;
+        };
+        report.unknown(&table.unknown, &format!("{at}."), &["services", "backend"]);
+        let backend_key = format!("{at}.backend");
+        let name = report
+            .required(&table.backend, &backend_key, "the name of a backend")
+            .cloned();
+        if let Some(name) = &name
+            && !names.contains(&name.as_str())
+        {
+            report.add_with_hint(
+                backend_key,
+                format!("`{name}` is no backend"),
+                format!("backends: {}", names.join(", ")),
+            );
+        }
+        let backend = name.and_then(|name| plans.iter().position(|plan| *plan.name == *name));
+        let services_key = format!("{at}.services");
+        let known = Service::ROUTED.map(Service::name).join(", ");
+        let services = report.required(&table.services, &services_key, &known);
+        for service in services.into_iter().flatten() {
+            let found = Service::ROUTED.into_iter().find(|known| known.name() == service);
+            match (found, backend) {
+                (None, _) => report.add_with_hint(
+                    &*services_key,
+                    format!("`{service}` is no service"),
+                    format!("services: {known}"),
+                ),
+                (Some(service), Some(index)) => {
+                    if routes.set(service, BackendId::new(index)).is_some() {
+                        report.add(&*services_key, format!("`{}` has a route already", service.name()));
+                    }
+                }
+                (Some(_), None) => {}
+            }
+        }
+    }
+    if routes.of(Service::Capabilities).is_none()
+        && let Some(cas) = routes.of(Service::Cas)
+    {
+        routes.set(Service::Capabilities, cas);
+    }
+    routes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_need_a_host_and_a_port() {
+        let read = |text| parse_authority(text).map(|authority| (authority.host, authority.port));
+        assert_eq!(read("localhost:80"), Some(("localhost".into(), 80)));
+        assert_eq!(read("[::1]:80"), Some(("::1".into(), 80)));
+        for bad in [
+            "localhost",
+            ":80",
+            "a:0",
+            "a:99999",
+            "a/b:1",
+            "::1:80",
+            "a b:1",
+            "a:80/x",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

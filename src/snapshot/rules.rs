@@ -1,0 +1,166 @@
+//! `[[rules]]` to a policy.
+
+use crate::config::file::{self, Key};
+use crate::policy::identity::{CertificatePattern, Pattern};
+use crate::policy::instance::InstancePattern;
+use crate::policy::rights::{Right, Rights};
+use crate::policy::{Policy, Rule};
+
+use super::report::Report;
+
+/// Compiles the rules.
+pub(super) fn compile(rules: &Key<Vec<Key<file::Rule>>>, report: &mut Report) -> Policy {
+    let mut compiled: Vec<Rule> = Vec::new();
+    for (index, rule) in report.value(rules, "rules").into_iter().flatten().enumerate() {
+        let at = format!("rules[{index}]");
+        let Some(rule) = report.value(rule, &at) else { continue };
+        if let Some(rule) = compile_one(rule, &at, report) {
+            if compiled.iter().any(|other| other.name == rule.name) {
+                report.add(
+                    format!("{at}.name"),
+                    format!("another rule is called `{}` too", rule.name),
+                );
+            }
+            compiled.push(rule);
+        }
+    }
+    Policy::new(compiled)
+}
+
+fn compile_one(rule: &file::Rule, at: &str, report: &mut Report) -> Option<Rule> {
+    report.unknown(
+        &rule.unknown,
+        &format!("{at}."),
+        &["name", "certificate", "allow", "instances"],
+    );
+    let name = report
+        .value(&rule.name, &format!("{at}.name"))
+        .cloned()
+        .unwrap_or_else(|| at.to_owned());
+    let certificate = report.required(
+        &rule.certificate,
+        &format!("{at}.certificate"),
+        "\"any\", \"anonymous\" or a table such as { common-name = \"ci\" }",
+    );
+    let pattern = certificate.and_then(|value| pattern(value, &format!("{at}.certificate"), report));
+    let allow = report.required(
+        &rule.allow,
+        &format!("{at}.allow"),
+        "a list of rights such as [\"pull\"]",
+    );
+    let allow = allow.map(|names| rights(names, &format!("{at}.allow"), report));
+    let instances = report.value(&rule.instances, &format!("{at}.instances")).map(|texts| {
+        let key = format!("{at}.instances");
+        texts
+            .iter()
+            .filter_map(|text| {
+                let pattern = InstancePattern::parse(text).map_err(|error| format!("`{text}`: {error}"));
+                report.ok(pattern, &key)
+            })
+            .collect()
+    });
+    Some(Rule {
+        name: name.into(),
+        pattern: pattern?,
+        allow: allow?,
+        instances,
+    })
+}
+
+fn rights(names: &[String], key: &str, report: &mut Report) -> Rights {
+    let mut rights = Rights::NONE;
+    for name in names {
+        match Rights::from_name(name) {
+            Some(more) => rights = rights.union(more),
+            None => {
+                let known: Vec<_> = Right::ALL.iter().map(|right| right.name()).collect();
+                report.add_with_hint(
+                    key,
+                    format!("`{name}` is no right"),
+                    format!("rights: push, {}", known.join(", ")),
+                );
+            }
+        }
+    }
+    rights
+}
+
+fn pattern(value: &toml::Value, key: &str, report: &mut Report) -> Option<Pattern> {
+    const FORMS: &str = "\"any\", \"anonymous\" or a table such as { common-name = \"ci\" }";
+    let table = match value {
+        toml::Value::String(text) if text == "any" => return Some(Pattern::Any),
+        toml::Value::String(text) if text == "anonymous" => return Some(Pattern::Anonymous),
+        toml::Value::Table(table) => table.clone(),
+        _ => {
+            report.add_with_hint(key, format!("`{value}` names no certificate"), FORMS);
+            return None;
+        }
+    };
+    let table: file::CertificatePattern = report.ok(table.try_into().map_err(|error: toml::de::Error| error), key)?;
+    report.unknown(
+        &table.unknown,
+        &format!("{key}."),
+        &["common-name", "organization", "uri", "dns", "sha256"],
+    );
+    let mut text = |value: &Key<String>, name: &str| {
+        let key = format!("{key}.{name}");
+        let text = report.value(value, &key).cloned();
+        if text.as_deref() == Some("") {
+            report.add(key, "is empty, and an empty name is no identity");
+        }
+        text
+    };
+    let mut pattern = CertificatePattern {
+        common_name: text(&table.common_name, "common-name"),
+        organization: text(&table.organization, "organization"),
+        uri: text(&table.uri, "uri"),
+        dns: text(&table.dns, "dns"),
+        sha256: None,
+    };
+    let fingerprint = text(&table.sha256, "sha256");
+    if let Some(fingerprint) = fingerprint {
+        pattern.sha256 = parse_fingerprint(&fingerprint);
+        if pattern.sha256.is_none() {
+            report.add_with_hint(
+                format!("{key}.sha256"),
+                format!("`{fingerprint}` is no SHA-256 fingerprint"),
+                "64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256 -in FILE` prints them",
+            );
+            return None;
+        }
+    }
+    if pattern.is_empty() {
+        report.add_with_hint(key, "names nothing, and would match every certificate", FORMS);
+        return None;
+    }
+    Some(Pattern::Certificate(pattern))
+}
+
+/// 64 hexadecimal digits, with or without colons between the bytes.
+fn parse_fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+    let mut fingerprint = [0; 32];
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    for (place, pair) in fingerprint.iter_mut().zip(digits.chunks(2)) {
+        *place = u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(fingerprint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_read_as_openssl_prints_them() {
+        let plain = "ab".repeat(32);
+        let colons = vec!["AB"; 32].join(":");
+        assert_eq!(parse_fingerprint(&plain), Some([0xab; 32]));
+        assert_eq!(parse_fingerprint(&colons), Some([0xab; 32]));
+        for bad in ["", "ab", &"zz".repeat(32), &"ab".repeat(33), &"é".repeat(32)] {
+            assert_eq!(parse_fingerprint(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Which client certificates are accepted.
+//!
+//! Two ways lead in: a chain to an authority of `client-ca`, checked by webpki; or the certificate itself stands in
+//! `client-ca`, byte for byte. The second exists because BuildStream's documentation tells users to make self-signed
+//! certificates which webpki refuses as end entities (CA:TRUE), and because X.509 v1 certificates are still around.
+//! Both ways check the validity dates, the revocation lists and the signature of the handshake.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
+
+use super::identity::{self, Usage};
+use crate::config::file::Role;
+use crate::policy::identity::printable;
+
+/// A certificate of `client-ca`.
+#[derive(Clone, Debug)]
+pub struct Trusted {
+    /// The certificate.
+    pub der: CertificateDer<'static>,
+    /// What the configuration says it is for, where it does.
+    pub role: Option<Role>,
+}
+
+/// The issuer's name in DER, and the serial number without leading zeros.
+type IssuerAndSerial = (Vec<u8>, Vec<u8>);
+
+/// The verifier of client certificates of one snapshot.
+pub struct ClientVerifier {
+    provider: Arc<CryptoProvider>,
+    mandatory: bool,
+    pinned: HashSet<CertificateDer<'static>>,
+    /// Subjects of certificates that are trusted themselves and look like authorities, for a better word when one of
+    /// them turns out to have issued a certificate.
+    held_back: Vec<Vec<u8>>,
+    authorities: Option<Arc<dyn ClientCertVerifier>>,
+    revoked: HashSet<IssuerAndSerial>,
+    warnings: Vec<String>,
+}
+
+impl ClientVerifier {
+    /// The verifier that trusts these certificates and applies these lists. `named` tells whether a rule of the policy
+    /// is about this very certificate.
+    ///
+    /// A certificate with CA:TRUE and no keyUsage may be an authority or a client's own. When rules name one of this
+    /// kind, such certificates are clients' own here, and nothing that their keys sign is trusted: else the holder of
+    /// one client key could issue certificates with the name of another. `role` overrides.
+    ///
+    /// # Errors
+    /// Text for people: a certificate or a list that can't be used.
+    pub fn new(
+        trusted: &[Trusted],
+        crls: &[CertificateRevocationListDer<'static>],
+        mandatory: bool,
+        named: &dyn Fn(&CertificateDer<'_>) -> bool,
+    ) -> Result<ClientVerifier, String> {
+        let clients_are_self_signed = trusted
+            .iter()
+            .any(|entry| entry.role.is_none() && is_either(&entry.der) && named(&entry.der));
+        let mut roots = RootCertStore::empty();
+        let mut pinned = HashSet::new();
+        let mut held_back = Vec::new();
+        let mut warnings = Vec::new();
+        for entry in trusted {
+            let certificate = identity::parse(&entry.der).map_err(|error| error.to_string())?;
+            let issues = match (entry.role, identity::usage(&certificate)) {
+                (Some(role), _) => role == Role::Authority,
+                (None, Usage::Authority) => true,
+                (None, Usage::EndEntity) => false,
+                (None, Usage::Either) => !clients_are_self_signed,
+            };
+            if issues {
+                if entry.role.is_none() && named(&entry.der) {
+                    warnings.push(format!(
+                        "a rule is about `{}` of client-ca, which may also issue certificates: if it is a client's own, write {{ file = \"..\", role = \"client\" }}",
+                        printable(&certificate.subject().to_string())
+                    ));
+                }
+                roots.add(entry.der.clone()).map_err(|error| {
+                    format!(
+                        "`{}` can't be used as an authority: {error}",
+                        printable(&certificate.subject().to_string())
+                    )
+                })?;
+            } else {
+                held_back.push(certificate.subject().as_raw().to_vec());
+            }
+            if entry.role != Some(Role::Authority) {
+                pinned.insert(entry.der.clone());
+            }
+        }
+        let provider = super::provider();
+        let authorities = if roots.is_empty() {
+            None
+        } else {
+            let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .with_crls(crls.iter().cloned())
+                // A list of one authority says nothing about the certificates of another.
+                .allow_unknown_revocation_status();
+            Some(builder.build().map_err(|error| error.to_string())?)
+        };
+        Ok(ClientVerifier {
+            provider,
+            mandatory,
+            pinned,
+            held_back,
+            authorities,
+            revoked: revoked_serials(crls)?,
+            warnings,
+        })
+    }
+
+    /// Verifies a chain as it was shown, leaf first: in the handshake, and again after a reload.
+    ///
+    /// # Errors
+    /// Why it is not accepted, as rustls names it.
+    pub fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let certificate = identity::parse(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        // What can't be read later, when a rule asks for a name, is not let in now.
+        identity::read(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        let key = (certificate.issuer().as_raw().to_vec(), serial(certificate.raw_serial()));
+        if self.revoked.contains(&key) {
+            return Err(CertificateError::Revoked.into());
+        }
+        if self.pinned.contains(end_entity) {
+            return check_dates(&certificate, now);
+        }
+        let error = match &self.authorities {
+            Some(authorities) => match authorities.verify_client_cert(end_entity, intermediates, now) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            },
+            None => CertificateError::UnknownIssuer.into(),
+        };
+        let issuer = certificate.issuer().as_raw();
+        if error == CertificateError::UnknownIssuer.into() && self.held_back.iter().any(|subject| subject == issuer) {
+            return Err(CertificateError::Other(OtherError(Arc::new(IssuerIsClient))).into());
+        }
+        Err(error)
+    }
+
+    /// What an administrator should look at.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether a handshake without a client certificate fails.
+    pub fn is_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn public_key<'a>(&self, certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a>, Error> {
+        let parsed = identity::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        Ok(SubjectPublicKeyInfoDer::from(parsed.tbs_certificate.subject_pki.raw))
+    }
+}
+
+/// A certificate whose issuer stands in `client-ca` as a client's own certificate.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "its issuer stands in `client-ca` as a client's own certificate; if it is an authority, write {{ file = \"..\", role = \"authority\" }}"
+)]
+struct IssuerIsClient;
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    // No hints: clients show the certificate that they were given, also where it is its own issuer.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        match self.verify(end_entity, intermediates, now) {
+            Ok(()) => Ok(ClientCertVerified::assertion()),
+            Err(error) => {
+                // The span of the connection adds the address.
+                match identity::read(end_entity) {
+                    Ok(certificate) => tracing::warn!(
+                        target: "casgate::tls",
+                        subject = printable(&certificate.subject),
+                        issuer = printable(&certificate.issuer),
+                        serial = certificate.serial,
+                        reason = %reason(&error),
+                        "client certificate refused"
+                    ),
+                    Err(_) => tracing::warn!(target: "casgate::tls", "client certificate refused: it can't be read"),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        if !self.pinned.contains(certificate) {
+            return verify_tls12_signature(message, certificate, signature, algorithms);
+        }
+        // webpki reads no X.509 v1, so the signature is checked with the bare key.
+        let key = self.public_key(certificate)?;
+        let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| CertificateError::BadEncoding)?;
+        let (_, candidates) = algorithms
+            .mapping
+            .iter()
+            .find(|(scheme, _)| *scheme == signature.scheme)
+            .ok_or(CertificateError::BadSignature)?;
+        let valid = candidates
+            .iter()
+            .any(|algorithm| key.verify_signature(*algorithm, message, signature.signature()).is_ok());
+        if valid {
+            Ok(HandshakeSignatureValid::assertion())
+        } else {
+            Err(CertificateError::BadSignature.into())
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        if !self.pinned.contains(certificate) {
+            return verify_tls13_signature(message, certificate, signature, algorithms);
+        }
+        verify_tls13_signature_with_raw_key(message, &self.public_key(certificate)?, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier")
+            .field("pinned", &self.pinned.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A refusal in words, without the wrapping of rustls.
+pub fn reason(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string(),
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "it has expired".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            "it is not valid yet".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::Revoked) => "it is revoked".to_owned(),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "neither it nor its issuer stands in `client-ca`".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Why a handshake failed, as a label of metrics: a closed set.
+pub fn label(error: &Error) -> &'static str {
+    match error {
+        Error::NoCertificatesPresented => "no-certificate",
+        Error::NoApplicationProtocol => "no-alpn",
+        Error::PeerIncompatible(_) => "incompatible",
+        Error::AlertReceived(_) => "alert",
+        Error::InvalidCertificate(error) => match error {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not-yet-valid",
+            CertificateError::Revoked => "revoked",
+            CertificateError::UnknownIssuer | CertificateError::Other(_) => "unknown-issuer",
+            CertificateError::BadSignature => "bad-signature",
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "wrong-purpose",
+            _ => "invalid-certificate",
+        },
+        _ => "protocol-error",
+    }
+}
+
+fn is_either(der: &CertificateDer<'_>) -> bool {
+    identity::parse(der).is_ok_and(|certificate| identity::usage(&certificate) == Usage::Either)
+}
+
+/// RFC 5280, 4.1.2.5: both dates belong to the period.
+fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = certificate.validity();
+    if seconds < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if seconds > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    Ok(())
+}
+
+fn revoked_serials(crls: &[CertificateRevocationListDer<'static>]) -> Result<HashSet<IssuerAndSerial>, String> {
+    let mut revoked = HashSet::new();
+    for crl in crls {
+        let (_, list) =
+            CertificateRevocationList::from_der(crl).map_err(|_| "has a revocation list that can't be read")?;
+        let issuer = list.issuer().as_raw();
+        for entry in list.iter_revoked_certificates() {
+            revoked.insert((issuer.to_vec(), serial(entry.raw_serial())));
+        }
+    }
+    Ok(revoked)
+}
+
+/// A serial number without the leading zeros that DER or a sloppy issuer put before it.
+fn serial(raw: &[u8]) -> Vec<u8> {
+    raw.iter().copied().skip_while(|byte| *byte == 0).collect()
+}

@@ -1,0 +1,177 @@
+//! The backends, and the only door to them: [`Backend::send`], which asks for a [`Permit`].
+
+mod dial;
+mod pool;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::SendStream;
+use h2::client::ResponseFuture;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method as HttpMethod, Request, Uri, Version};
+use tokio::runtime::Handle;
+
+use crate::metrics::Metrics;
+use crate::policy::Permit;
+use crate::snapshot::backends::{BackendPlan, Target};
+use crate::store::Store;
+
+use dial::Dialer;
+use pool::{Load, Pool};
+
+/// One backend, with the connections of every thread to it.
+#[derive(Debug)]
+pub struct Backend {
+    plan: BackendPlan,
+    authority: Authority,
+    pools: Vec<Pool>,
+    metrics: Arc<Metrics>,
+}
+
+/// A backend that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The embedded store can't be opened.
+    #[error("backends.{name}.store: {error}")]
+    Store {
+        /// Name of the backend.
+        name: String,
+        /// What the store says.
+        error: crate::store::OpenError,
+    },
+    /// Its endpoint does not make a valid `:authority`.
+    #[error("backends.{name}.endpoint: `{authority}` is no host")]
+    Authority {
+        /// Name of the backend.
+        name: String,
+        /// What was given.
+        authority: String,
+    },
+}
+
+/// Why a call did not reach a backend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreachable(pub String);
+
+/// A call that is on its way: the permit that it travels with, and both halves of its stream.
+#[derive(Debug)]
+pub struct Outbound {
+    /// What was decided.
+    pub permit: Permit,
+    /// The answer to come.
+    pub response: ResponseFuture,
+    /// The request body.
+    pub body: SendStream<Bytes>,
+    /// Counts the call to its connection until dropped.
+    pub load: Load,
+}
+
+impl Backend {
+    /// Prepares a backend for so many threads. Connections are made when calls need them; the embedded store is opened
+    /// here, and served on the runtime of `control`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(
+        plan: BackendPlan,
+        threads: usize,
+        metrics: Arc<Metrics>,
+        control: Handle,
+    ) -> Result<Backend, OpenError> {
+        let name = plan.name.to_string();
+        let store = match &plan.target {
+            Target::Store(url) => match Store::open(url).await {
+                Ok(store) => Some(store),
+                Err(error) => return Err(OpenError::Store { name, error }),
+            },
+            Target::Unix(_) | Target::Tcp(_) | Target::Tls(..) => None,
+        };
+        let authority = plan.target.authority();
+        let authority =
+            Authority::try_from(authority.as_str()).map_err(|_| OpenError::Authority { name, authority })?;
+        let dialer = Arc::new(Dialer::new(plan.target.clone(), store, control));
+        let pools = (0..threads)
+            .map(|_| Pool::new(&plan, Arc::clone(&dialer), &metrics))
+            .collect();
+        Ok(Backend {
+            plan,
+            authority,
+            pools,
+            metrics,
+        })
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Equal for equal configurations.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.plan.fingerprint
+    }
+
+    /// Opens a stream for an authorized call, on a connection of the thread `worker`. `end_of_stream` when there will be
+    /// no body.
+    ///
+    /// # Errors
+    /// The permit back, and why no connection could be had.
+    pub async fn send(
+        &self,
+        permit: Permit,
+        worker: usize,
+        headers: HeaderMap,
+        end_of_stream: bool,
+    ) -> Result<Outbound, (Permit, Unreachable)> {
+        // A connection may turn out to be closed only when it is used: one more try for each that there can be.
+        let Some(pool) = self.pools.get(worker) else {
+            return Err((permit, Unreachable("no such thread".to_owned())));
+        };
+        let mut request = Request::new(());
+        *request.method_mut() = HttpMethod::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = self.uri(&permit);
+        *request.headers_mut() = headers;
+        for _ in 0..=self.plan.connections {
+            let mut channel = match pool.channel().await {
+                Ok(channel) => channel,
+                Err(unreachable) => return Err((permit, unreachable)),
+            };
+            match channel.ready().await {
+                Ok(()) => {}
+                Err(_) => {
+                    channel.discard();
+                    continue;
+                }
+            }
+            return match channel.send(request, end_of_stream) {
+                Ok((response, body, load)) => Ok(Outbound {
+                    permit,
+                    response,
+                    body,
+                    load,
+                }),
+                Err(error) => Err((permit, Unreachable(error.to_string()))),
+            };
+        }
+        Err((permit, Unreachable("its connections keep closing".to_owned())))
+    }
+
+    /// Counts a call that is sent again.
+    pub fn count_resent(&self) {
+        self.metrics.backend_resent.with_label_values(&[self.name()]).inc();
+    }
+
+    fn uri(&self, permit: &Permit) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(match self.plan.target {
+            Target::Tls(..) => Scheme::HTTPS,
+            Target::Unix(_) | Target::Tcp(_) | Target::Store(_) => Scheme::HTTP,
+        });
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static(permit.method().path()));
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+}

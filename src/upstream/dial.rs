@@ -1,0 +1,124 @@
+//! Makes one HTTP/2 connection to a backend.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
+use tokio_rustls::TlsConnector;
+
+use crate::http2;
+use crate::snapshot::backends::Target;
+use crate::store::Store;
+
+/// How long the way to an open connection may take: address lookup, TCP, TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of one answer that may arrive before the client takes them; the bound of a call's memory on this side.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The connection's own window never limits: a client that reads slowly may hold back its stream and no other.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Bytes in flight between the gate and the embedded store.
+const STORE_PIPE: usize = 256 * 1024;
+
+/// An open connection whose driver has another type for each kind of transport.
+pub(super) type Driver = std::pin::Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>;
+
+/// What [`Dialer::dial`] gives.
+pub(super) struct Dialed {
+    /// Opens streams.
+    pub(super) sender: SendRequest<Bytes>,
+    /// Sends probes.
+    pub(super) ping_pong: Option<h2::PingPong>,
+    /// Must run for anything to move.
+    pub(super) driver: Driver,
+}
+
+/// Makes connections to one backend.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    target: Target,
+    store: Option<Store>,
+    control: Handle,
+}
+
+impl Dialer {
+    /// `store` is there when the target is the embedded one; it is served on the runtime of `control`.
+    pub(super) fn new(target: Target, store: Option<Store>, control: Handle) -> Dialer {
+        Dialer { target, store, control }
+    }
+
+    /// Connects.
+    pub(super) async fn dial(&self) -> io::Result<Dialed> {
+        tokio::time::timeout(CONNECT_TIMEOUT, self.connect())
+            .await
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took more than 5 s")))
+    }
+
+    async fn connect(&self) -> io::Result<Dialed> {
+        match &self.target {
+            Target::Unix(path) => {
+                let stream = UnixStream::connect(path)
+                    .await
+                    .map_err(|error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display())))?;
+                handshake(stream).await
+            }
+            Target::Tcp(to) => handshake(tcp(&to.host, to.port).await?).await,
+            Target::Tls(to, name, config) => {
+                let tcp = tcp(&to.host, to.port).await?;
+                let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp).await?;
+                if tls.get_ref().1.alpn_protocol() != Some(crate::tls::ALPN_H2) {
+                    return Err(io::Error::other("the server does not speak HTTP/2 (ALPN `h2`)"));
+                }
+                handshake(tls).await
+            }
+            Target::Store(_) => {
+                let store = self
+                    .store
+                    .clone()
+                    .ok_or_else(|| io::Error::other("the store is not open"))?;
+                let (near, far) = tokio::io::duplex(STORE_PIPE);
+                self.control.spawn(store.serve(far));
+                handshake(near).await
+            }
+        }
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(&stream).set_tcp_keepalive(
+        &socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(15)),
+    )?;
+    Ok(stream)
+}
+
+async fn handshake<IO>(io: IO) -> io::Result<Dialed>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = h2::client::Builder::new();
+    builder
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(http2::MAX_FRAME_SIZE)
+        .max_header_list_size(http2::MAX_HEADER_LIST)
+        .max_send_buffer_size(http2::MAX_SEND_BUFFER)
+        // Until the server's SETTINGS are there, expect no lower limit than servers usually have.
+        .initial_max_send_streams(100)
+        // Clients cancel at will, and the connection is shared: their resets must not end it.
+        .max_concurrent_reset_streams(4096)
+        .max_local_error_reset_streams(None);
+    let (sender, mut connection): (_, Connection<IO, Bytes>) = builder.handshake(io).await.map_err(io::Error::other)?;
+    Ok(Dialed {
+        sender,
+        ping_pong: connection.ping_pong(),
+        driver: Box::pin(connection),
+    })
+}
