@@ -145,7 +145,7 @@ impl Drop for Record {
             sent = self.sent,
             seconds = elapsed.as_secs_f64(),
             reason = self.reason,
-            message = self.message,
+            detail = self.message,
             "call"
         );
     }
