@@ -1,5 +1,61 @@
-//! casgate
+//! casgate: a gate for Remote Execution API (REAPI) caches.
+//!
+//! An HTTP/2 reverse proxy that terminates mutual TLS, knows every gRPC method of the REAPI family, and decides call by
+//! call what the certificate in front of it may do. This page is the architecture.
+//!
+//! # Life of a call
+//!
+//! Each arrow is one call down and one `?` back: no tower of layers, no callbacks.
+//!
+//! ```text
+//! server::accept -> connection::serve(tcp) -> Peer { identity, address }            once a connection
+//! proxy::handle(caller, request)                                                     once a call
+//!   1 method   = Method::from_path(path)?                 unknown -> UNIMPLEMENTED
+//!   2 view     = caller.view()                            the snapshot, and the rules that match the caller
+//!     right::check(caller, view)?                         expired or withdrawn certificates end here
+//!     view.standing.may_ever(method)?                     denied before a byte of the body is read
+//!   3 name     = upload.settle()?                         only where the instance is in the message; bounded
+//!   4 permit   = policy.decide(standing, method, name)?
+//!   5 backend  = routes.pick(&permit)?
+//!   6 headers::for_upstream(headers)
+//!   7 backend.send(permit, headers)                       the only door out
+//!   8 exchange: body up, answer down, resets both ways
+//! ```
+//!
+//! `handle` counts, logs and renders the [`status::Rejection`]; everything inside returns `Result<_, Rejection>`.
+//!
+//! # Map
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | the commands |
+//! | [`config`] | the TOML file and every file that it names, read |
+//! | [`snapshot`] | a configuration compiled: all errors at once, no disk |
+//! | [`live`] | the running snapshot with its backends, behind one pointer; reload |
+//! | [`policy`] | who may do what: pure |
+//! | [`route`] | which backend serves what: pure |
+//! | [`tls`] | PEM and DER to rustls; which client certificates are accepted |
+//! | [`server`] | listeners, threads, drain |
+//! | [`connection`] | one client connection: handshake, HTTP/2, who calls |
+//! | [`proxy`] | one call |
+//! | [`upstream`] | backends and the connections to them |
+//! | [`store`] | the embedded backend |
+//! | [`status`] | what the gate answers itself: pure |
+//! | [`metrics`], [`admin`] | what can be seen from outside |
+//!
+//! # Invariants
+//!
+//! 1. Deny is the default: no rule, no right; unknown paths have no [`policy::method::Method`].
+//! 2. No permit, no socket: [`upstream::Backend::send`] takes a [`policy::Permit`], which only
+//!    [`policy::Policy::decide`] makes.
+//! 3. One snapshot for a call; a reload is all or nothing.
+//! 4. The verdict is made for each call, and again for running calls when something changed.
+//! 5. Faults of a backend are UNAVAILABLE; denials are PERMISSION_DENIED with a sentence that helps.
+//! 6. Blobs are forwarded as they came; the memory of a stream is bounded by its flow-control window.
+//! 7. `policy`, `route`, `status`, `proxy::prefix` and `proxy::headers` know no socket, file, clock or runtime.
+//! 8. Every call ends in one count and one access line. No panic on bytes from the network.
 #![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod cli;
 pub mod config;

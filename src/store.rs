@@ -1,20 +1,205 @@
-//! The embedded backend.
-/// The store.
+//! The embedded backend: a small Remote Execution API cache over the `object_store` crate.
+//!
+//! The gate treats it like any other backend: it opens a byte stream and speaks HTTP/2 with prior
+//! knowledge, so nothing gets past the policy. Any number of connections may share a [`Store`].
+//!
+//! # What it serves
+//! ContentAddressableStorage, ByteStream, ActionCache, Capabilities (API 2.0 to 2.3), and Remote
+//! Asset Fetch and Push, all with SHA-256 and without compression. Everything else is
+//! UNIMPLEMENTED. Fetch never goes to the network.
+//!
+//! # What it promises
+//! - A blob becomes visible as a whole, once its size and SHA-256 are those of its digest. A client
+//!   that vanishes in the middle leaves nothing that anybody could see.
+//! - What was acknowledged stays: with `file:` it survives `kill -9`, and as file and directory are
+//!   synced before the answer, also a loss of power (as far as the disk keeps its word). What
+//!   `memory:` holds ends with the process.
+//! - An interrupted upload can be resumed (QueryWriteStatus, then Write at that offset) for an hour
+//!   within the same process, over any connection.
+//! - Unfinished files go when their upload is given up, or when the store is opened next.
+//! - Memory for a stream is bounded: half a megabyte on the way out; on the way in the same and one
+//!   message. `memory:` apart, no blob is ever held whole, except those in batches and directories.
+//! - An instance sees nothing of another one: not even that a blob exists there.
+//!
+//! # What it lacks
+//! It never deletes: neither blobs nor records have an end, other than the `expire_at` of assets.
+//!
+//! # Layout
+//! ```text
+//! casgate.lock                              held by every process that uses the directory
+//! cas/<instance>/<2 hex>/<hash>-<size>      blobs
+//! ac/<instance>/<2 hex>/<hash>-<size>       ActionResult messages
+//! asset/<instance>/<kind>/<2 hex>/<hash>    assets, by the hash of URI and qualifiers
+//! ```
+
+mod action_cache;
+mod asset;
+mod blobs;
+mod bytestream;
+mod capabilities;
+mod cas;
+mod digest;
+mod fault;
+mod instance;
+mod location;
+mod name;
+mod records;
+mod remote_asset;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod uploads;
+mod walk;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bazel_remote_apis::build::bazel::remote::asset::v1 as asset_v1;
+use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+use bazel_remote_apis::google::bytestream as bytestream_v1;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tonic::service::Routes;
+
+use self::blobs::Blobs;
+use self::fault::Fault;
+use self::location::Location;
+use self::records::Records;
+use self::uploads::Uploads;
+
+pub use self::location::OpenError;
+
+/// Largest message that is taken, in bytes. Clients send up to 4 MiB and what is around it.
+const LARGEST_MESSAGE: usize = 16 << 20;
+
+/// Flow-control windows of a connection and of its streams (RFC 9113, section 5.2), in bytes.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const STREAM_WINDOW: u32 = 4 << 20;
+const FRAME: u32 = 256 << 10;
+
+/// Streams at a time. Bazel stalls at a limit, and a connection of the gate carries many clients.
+const STREAMS: u32 = 4096;
+
+/// Most bytes that wait to be sent on one stream.
+const SEND_BUFFER: usize = 1 << 20;
+
+/// `Tree` messages that are decoded at a time.
+const TREES: usize = 4;
+
+/// How often a connection looks for uploads that nobody came back for.
+const TICK: Duration = Duration::from_secs(60);
+
+/// An opened store. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Store;
-/// Why a store can't be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("the embedded store is not built yet")]
-pub struct OpenError;
+pub struct Store {
+    cache: Arc<Cache>,
+    routes: Routes,
+}
+
 impl Store {
-    /// Opens a store.
-    pub async fn open(_url: &str) -> Result<Store, OpenError> {
-        Err(OpenError)
+    /// Opens the store that `url` names: `file:/absolute/directory` (percent-encoded where needed)
+    /// or `memory:`. The directory is created if it isn't there.
+    ///
+    /// Needs a tokio runtime, of which it uses a blocking thread.
+    ///
+    /// # Errors
+    /// [`OpenError`]: an unknown scheme, a path that is not absolute, or a directory that can't be
+    /// created or written to.
+    pub async fn open(url: &str) -> Result<Self, OpenError> {
+        let owned = url.to_owned();
+        let opening = tokio::task::spawn_blocking(move || Location::open(&owned));
+        let location = match opening.await {
+            Ok(location) => location?,
+            // The runtime is shutting down, or the thread panicked.
+            Err(error) => return Err(OpenError::Interrupted(error.into())),
+        };
+        let cache = Arc::new(Cache {
+            blobs: Blobs::new(Arc::clone(&location.objects)),
+            records: Records::new(location.objects),
+            uploads: Arc::default(),
+            trees: Semaphore::new(TREES),
+            _lock: location.lock,
+        });
+        let routes = routes(&cache);
+        Ok(Self { cache, routes })
     }
-    /// Serves one HTTP/2 connection.
-    pub async fn serve<IO>(self, _io: IO)
+
+    /// Serves one HTTP/2 connection (prior knowledge, RFC 9113, section 3.3) until the peer closes
+    /// it. Calls run as tasks of the current tokio runtime.
+    pub async fn serve<IO>(self, io: IO)
     where
-        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let service = TowerToHyperService::new(self.routes);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .max_frame_size(FRAME)
+            .max_concurrent_streams(STREAMS)
+            .max_send_buf_size(SEND_BUFFER)
+            // One connection carries many clients: those that cancel must not end it for the rest.
+            .max_local_error_reset_streams(None)
+            .max_pending_accept_reset_streams(STREAMS as usize)
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(io), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                result = &mut connection => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "a connection to the store broke");
+                    }
+                    return;
+                }
+                _ = tick.tick() => self.cache.uploads.expire(Instant::now()),
+            }
+        }
+    }
+}
+
+/// What all services work on.
+#[derive(Debug)]
+struct Cache {
+    blobs: Blobs,
+    records: Records,
+    uploads: Arc<Uploads>,
+    /// Turns for decoding a `Tree`, which takes several times its size.
+    trees: Semaphore,
+    _lock: Option<File>,
+}
+
+fn routes(cache: &Arc<Cache>) -> Routes {
+    use asset_v1::{fetch_server::FetchServer, push_server::PushServer};
+    use bytestream_v1::byte_stream_server::ByteStreamServer;
+    use reapi::action_cache_server::ActionCacheServer;
+    use reapi::capabilities_server::CapabilitiesServer;
+    use reapi::content_addressable_storage_server::ContentAddressableStorageServer;
+
+    /// One service of the cache, with its message limit.
+    macro_rules! service {
+        ($server:ident) => {
+            $server::from_arc(Arc::clone(cache)).max_decoding_message_size(LARGEST_MESSAGE)
+        };
+    }
+    Routes::new(service!(ContentAddressableStorageServer))
+        .add_service(service!(ByteStreamServer))
+        .add_service(service!(ActionCacheServer))
+        .add_service(service!(CapabilitiesServer))
+        .add_service(service!(FetchServer))
+        .add_service(service!(PushServer))
+        .prepare()
+}
+
+/// Takes SHA-256, by number or unnamed (remote_execution.proto, `DigestFunction`).
+fn check_digest_function(value: i32) -> Result<(), Fault> {
+    use reapi::digest_function::Value;
+    match Value::try_from(value) {
+        Ok(Value::Unknown | Value::Sha256) => Ok(()),
+        _ => Err(Fault::DigestFunction(value)),
     }
 }

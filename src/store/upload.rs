@@ -1,0 +1,182 @@
+//! One blob on its way in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, UploadPart};
+
+use super::digest::{BlobDigest, Hasher};
+use super::fault::Fault;
+
+/// Bytes that are collected before they go to the object store. A blob of less is written in one
+/// go, without a multipart upload and without an open file in between.
+///
+/// Stores in the cloud want parts of at least 5 MiB; this will have to come with the store then.
+pub(super) const PART: usize = 512 << 10;
+
+/// A blob of which a prefix has arrived.
+///
+/// Nothing is visible before [`finish`](Self::finish) has compared size and hash; dropped before
+/// that, it removes what it had written.
+#[derive(Debug)]
+pub(super) struct Upload {
+    objects: Arc<dyn ObjectStore>,
+    path: Path,
+    digest: BlobDigest,
+    state: State,
+}
+
+struct State {
+    hasher: Hasher,
+    received: u64,
+    /// Received, hashed, and not yet given to the object store.
+    buffer: Vec<Bytes>,
+    buffered: usize,
+    multipart: Option<Box<dyn MultipartUpload>>,
+    /// A part on its way. It lives here, not on the stack of a call: where the call is cancelled,
+    /// the part is finished by whoever goes on.
+    in_flight: Option<UploadPart>,
+    /// A part was lost, so no more can come of this.
+    broken: bool,
+}
+
+impl Upload {
+    pub(super) fn new(objects: Arc<dyn ObjectStore>, path: Path, digest: BlobDigest) -> Self {
+        Self {
+            objects,
+            path,
+            digest,
+            state: State {
+                hasher: Hasher::new(),
+                received: 0,
+                buffer: Vec::new(),
+                buffered: 0,
+                multipart: None,
+                in_flight: None,
+                broken: false,
+            },
+        }
+    }
+
+    /// Bytes that have arrived: the committed size of ByteStream.
+    pub(super) fn received(&self) -> u64 {
+        self.state.received
+    }
+
+    /// Bytes held in memory.
+    pub(super) fn buffered(&self) -> usize {
+        self.state.buffered
+    }
+
+    /// Whether more bytes can make a blob of it.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.state.broken
+    }
+
+    /// Takes the next bytes. May be cancelled: then either all of `data` has arrived or none.
+    ///
+    /// # Errors
+    /// [`Fault::WrongSize`] where the blob gets longer than its digest says, and storage faults;
+    /// both end the upload.
+    pub(super) async fn push(&mut self, data: Bytes) -> Result<(), Fault> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.settle().await?;
+        let received = self.state.received + data.len() as u64;
+        if received > self.digest.size() {
+            self.state.broken = true;
+            return Err(Fault::WrongSize {
+                expected: self.digest,
+                received,
+            });
+        }
+        let full = self.state.buffered + data.len() >= PART;
+        let whole = received == self.digest.size() && self.state.multipart.is_none();
+        if full && !whole && self.state.multipart.is_none() {
+            self.state.multipart = Some(self.objects.put_multipart(&self.path).await?);
+        }
+
+        self.state.hasher.update(&data);
+        self.state.received = received;
+        self.state.buffered += data.len();
+        self.state.buffer.push(data);
+        if full && !whole {
+            self.flush();
+        }
+        self.settle().await
+    }
+
+    /// Makes the blob visible, if it is the blob that was announced.
+    ///
+    /// # Errors
+    /// [`Fault::WrongSize`] and [`Fault::WrongContent`]: nothing is left of it. Storage faults.
+    pub(super) async fn finish(mut self) -> Result<(), Fault> {
+        self.settle().await?;
+        if self.state.received != self.digest.size() {
+            return Err(Fault::WrongSize {
+                expected: self.digest,
+                received: self.state.received,
+            });
+        }
+        let actual = self.state.hasher.clone().finish();
+        if actual != self.digest {
+            return Err(Fault::WrongContent {
+                expected: self.digest,
+                actual,
+            });
+        }
+        if self.state.multipart.is_none() {
+            let payload = self.take_buffer();
+            self.objects.put(&self.path, payload).await?;
+            return Ok(());
+        }
+        self.flush();
+        self.settle().await?;
+        if let Some(mut multipart) = self.state.multipart.take() {
+            multipart.complete().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives what is buffered to the multipart upload.
+    fn flush(&mut self) {
+        if self.state.buffered == 0 {
+            return;
+        }
+        let payload = self.take_buffer();
+        if let Some(multipart) = &mut self.state.multipart {
+            self.state.in_flight = Some(multipart.put_part(payload));
+        }
+    }
+
+    fn take_buffer(&mut self) -> PutPayload {
+        self.state.buffered = 0;
+        self.state.buffer.drain(..).collect()
+    }
+
+    /// Waits for the part on its way.
+    async fn settle(&mut self) -> Result<(), Fault> {
+        if self.state.broken {
+            return Err(Fault::Damaged(self.digest));
+        }
+        if let Some(part) = &mut self.state.in_flight {
+            let result = part.await;
+            self.state.in_flight = None;
+            self.state.broken = result.is_err();
+            result?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("received", &self.received)
+            .field("buffered", &self.buffered)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
