@@ -49,22 +49,14 @@ impl ActionCache for Cache {
         check_digest_function(request.digest_function)?;
         let instance = Instance::parse(&request.instance_name)?;
         let action = BlobDigest::required(request.action_digest.as_ref(), "action_digest")?;
-        let result = request
-            .action_result
-            .ok_or(Fault::Absent("action_result"))?;
-        self.records
-            .write(&path(&instance, &action), &result)
-            .await?;
+        let result = request.action_result.ok_or(Fault::Absent("action_result"))?;
+        self.records.write(&path(&instance, &action), &result).await?;
         Ok(Response::new(result))
     }
 }
 
 impl Cache {
-    async fn is_complete(
-        &self,
-        instance: &Instance,
-        result: &reapi::ActionResult,
-    ) -> Result<bool, Fault> {
+    async fn is_complete(&self, instance: &Instance, result: &reapi::ActionResult) -> Result<bool, Fault> {
         let mut wanted = Wanted::default();
         for file in &result.output_files {
             wanted.file(file.digest.as_ref());
@@ -150,8 +142,7 @@ impl Cache {
                     }
                 }
                 Ok(None) => return Ok(true),
-                Ok(Some(Stop::Missing))
-                | Err(Fault::NotA { .. } | Fault::TooLarge { .. } | Fault::TreeTooLarge(_)) => {
+                Ok(Some(Stop::Missing)) | Err(Fault::NotA { .. } | Fault::TooLarge { .. } | Fault::TreeTooLarge(_)) => {
                     return Ok(false);
                 }
                 Err(fault) => return Err(fault),

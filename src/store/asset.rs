@@ -57,10 +57,7 @@ impl Names {
             return fault("uris", "a URI can't be empty");
         }
         qualifiers.sort_by(|a, b| (&a.name, &a.value).cmp(&(&b.name, &b.value)));
-        if qualifiers
-            .windows(2)
-            .any(|pair| pair[0].name == pair[1].name)
-        {
+        if qualifiers.windows(2).any(|pair| pair[0].name == pair[1].name) {
             return fault("qualifiers", "names must be unique");
         }
         Ok(Self { uris, qualifiers })
@@ -149,9 +146,7 @@ fn order(time: Timestamp) -> i128 {
 }
 
 fn now() -> Timestamp {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         nanos: since.subsec_nanos().cast_signed(),

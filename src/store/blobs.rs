@@ -9,9 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use object_store::path::Path;
-use object_store::{
-    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt,
-};
+use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt};
 
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
@@ -38,11 +36,7 @@ impl Blobs {
 
     /// Whether the whole blob is here. A file of another size is not the blob: it counts as
     /// missing, so that it is uploaded again.
-    pub(super) async fn holds(
-        &self,
-        instance: &Instance,
-        digest: &BlobDigest,
-    ) -> Result<bool, Fault> {
+    pub(super) async fn holds(&self, instance: &Instance, digest: &BlobDigest) -> Result<bool, Fault> {
         if *digest == BlobDigest::EMPTY {
             return Ok(true);
         }
@@ -75,11 +69,7 @@ impl Blobs {
     }
 
     /// The whole blob in memory, or None where it isn't here. The caller has checked the size.
-    pub(super) async fn load(
-        &self,
-        instance: &Instance,
-        digest: &BlobDigest,
-    ) -> Result<Option<Bytes>, Fault> {
+    pub(super) async fn load(&self, instance: &Instance, digest: &BlobDigest) -> Result<Option<Bytes>, Fault> {
         if *digest == BlobDigest::EMPTY {
             return Ok(Some(Bytes::new()));
         }
@@ -96,12 +86,7 @@ impl Blobs {
     ///
     /// # Errors
     /// [`Fault::WrongContent`] where `data` is not what `digest` says: nothing is stored.
-    pub(super) async fn store(
-        &self,
-        instance: &Instance,
-        digest: &BlobDigest,
-        data: Bytes,
-    ) -> Result<(), Fault> {
+    pub(super) async fn store(&self, instance: &Instance, digest: &BlobDigest, data: Bytes) -> Result<(), Fault> {
         let mut hasher = Hasher::new();
         hasher.update(&data);
         let actual = hasher.finish();
@@ -112,9 +97,7 @@ impl Blobs {
             });
         }
         if !self.holds(instance, digest).await? {
-            self.objects
-                .put(&path(instance, digest), data.into())
-                .await?;
+            self.objects.put(&path(instance, digest), data.into()).await?;
         }
         Ok(())
     }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use bazel_remote_apis::google::bytestream::byte_stream_server::ByteStream;
 use bazel_remote_apis::google::bytestream::{
-    QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest,
-    WriteResponse,
+    QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -23,10 +22,7 @@ const HALF_CLOSE: Duration = Duration::from_millis(500);
 impl ByteStream for Cache {
     type ReadStream = BoxStream<'static, Result<ReadResponse, Status>>;
 
-    async fn read(
-        &self,
-        request: Request<ReadRequest>,
-    ) -> Result<Response<Self::ReadStream>, Status> {
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let request = request.into_inner();
         let name = BlobName::parse(&request.resource_name)?;
         let size = name.digest.size();
@@ -37,13 +33,11 @@ impl ByteStream for Cache {
         let start = u64::try_from(offset).map_err(|_| out_of_range("read_offset", offset))?;
         if start > size {
             // A blob that isn't here has no range.
-            return Err(
-                match self.blobs.holds(&name.instance, &name.digest).await? {
-                    true => out_of_range("read_offset", offset),
-                    false => Fault::NoBlob(name.digest),
-                }
-                .into(),
-            );
+            return Err(match self.blobs.holds(&name.instance, &name.digest).await? {
+                true => out_of_range("read_offset", offset),
+                false => Fault::NoBlob(name.digest),
+            }
+            .into());
         }
         let end = match limit {
             0 => size,
@@ -58,10 +52,7 @@ impl ByteStream for Cache {
         Ok(Response::new(responses.boxed()))
     }
 
-    async fn write(
-        &self,
-        request: Request<Streaming<WriteRequest>>,
-    ) -> Result<Response<WriteResponse>, Status> {
+    async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
         let mut messages = request.into_inner();
         let first = messages.message().await?;
         let mut message = first.ok_or(Fault::Absent("the first message"))?;

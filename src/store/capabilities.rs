@@ -34,9 +34,7 @@ impl Capabilities for Cache {
         Ok(Response::new(reapi::ServerCapabilities {
             cache_capabilities: Some(reapi::CacheCapabilities {
                 digest_functions: vec![digest_function::Value::Sha256.into()],
-                action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities {
-                    update_enabled: true,
-                }),
+                action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities { update_enabled: true }),
                 max_batch_total_size_bytes: BATCH,
                 symlink_absolute_path_strategy: symlinks.into(),
                 ..reapi::CacheCapabilities::default()

@@ -55,9 +55,7 @@ impl ContentAddressableStorage for Cache {
             .try_filter_map(|missing| async move { Ok(missing) })
             .try_collect()
             .await?;
-        Ok(Response::new(reapi::FindMissingBlobsResponse {
-            missing_blob_digests,
-        }))
+        Ok(Response::new(reapi::FindMissingBlobsResponse { missing_blob_digests }))
     }
 
     async fn batch_update_blobs(
@@ -119,10 +117,7 @@ impl ContentAddressableStorage for Cache {
     type GetTreeStream = BoxStream<'static, Result<reapi::GetTreeResponse, Status>>;
 
     /// The whole tree in one stream: no page tokens are given, so none are taken.
-    async fn get_tree(
-        &self,
-        request: Request<reapi::GetTreeRequest>,
-    ) -> Result<Response<Self::GetTreeStream>, Status> {
+    async fn get_tree(&self, request: Request<reapi::GetTreeRequest>) -> Result<Response<Self::GetTreeStream>, Status> {
         let request = request.into_inner();
         check_digest_function(request.digest_function)?;
         let instance = Instance::parse(&request.instance_name)?;

@@ -19,18 +19,14 @@ impl BlobDigest {
     /// The blob of no bytes, which every cache holds.
     pub(super) const EMPTY: Self = Self {
         hash: [
-            0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f,
-            0xb9, 0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b,
-            0x78, 0x52, 0xb8, 0x55,
+            0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae,
+            0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
         ],
         size: 0,
     };
 
     /// A digest that no blob has: what stands in for one that can't be read.
-    pub(super) const NOWHERE: Self = Self {
-        hash: [0; 32],
-        size: 0,
-    };
+    pub(super) const NOWHERE: Self = Self { hash: [0; 32], size: 0 };
 
     /// The digest of `data`.
     #[cfg(test)]
@@ -45,10 +41,7 @@ impl BlobDigest {
     /// # Errors
     /// [`Fault::Absent`] without one, [`Fault::Digest`] where the hash is not 64 lower-case hex
     /// digits or the size is negative.
-    pub(super) fn required(
-        digest: Option<&reapi::Digest>,
-        field: &'static str,
-    ) -> Result<Self, Fault> {
+    pub(super) fn required(digest: Option<&reapi::Digest>, field: &'static str) -> Result<Self, Fault> {
         Self::parse(digest.ok_or(Fault::Absent(field))?, field)
     }
 
@@ -63,10 +56,8 @@ impl BlobDigest {
             size: digest.size_bytes,
             reason,
         };
-        let hash = unhex(&digest.hash)
-            .ok_or_else(|| fault("a SHA-256 hash is 64 lower-case hex digits"))?;
-        let size =
-            u64::try_from(digest.size_bytes).map_err(|_| fault("a size can't be negative"))?;
+        let hash = unhex(&digest.hash).ok_or_else(|| fault("a SHA-256 hash is 64 lower-case hex digits"))?;
+        let size = u64::try_from(digest.size_bytes).map_err(|_| fault("a size can't be negative"))?;
         Ok(Self { hash, size })
     }
 
@@ -142,10 +133,7 @@ impl Hasher {
     pub(super) fn finish(self) -> BlobDigest {
         let mut hash = [0; 32];
         hash.copy_from_slice(self.context.finish().as_ref());
-        BlobDigest {
-            hash,
-            size: self.size,
-        }
+        BlobDigest { hash, size: self.size }
     }
 }
 
@@ -190,14 +178,8 @@ mod tests {
             digest.hex(),
             "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
         );
-        assert_eq!(
-            BlobDigest::parse(&digest.to_proto(), "digest").unwrap(),
-            digest
-        );
-        assert_eq!(
-            BlobDigest::from_segments(&digest.hex(), "5").unwrap(),
-            digest
-        );
+        assert_eq!(BlobDigest::parse(&digest.to_proto(), "digest").unwrap(), digest);
+        assert_eq!(BlobDigest::from_segments(&digest.hex(), "5").unwrap(), digest);
     }
 
     #[test]

@@ -57,9 +57,7 @@ pub(super) enum Fault {
     #[error("compressor {0} is not supported; send the blob uncompressed")]
     Compressor(i32),
     /// The caller's: more bytes than a batch may carry.
-    #[error(
-        "the batch carries {total} bytes, more than {limit}; use ByteStream for large blobs, and several batches"
-    )]
+    #[error("the batch carries {total} bytes, more than {limit}; use ByteStream for large blobs, and several batches")]
     BatchTooLarge {
         /// Bytes in the batch.
         total: u64,
@@ -67,9 +65,7 @@ pub(super) enum Fault {
         limit: u64,
     },
     /// The caller's: bytes that are not those of the digest.
-    #[error(
-        "the content sent has digest {actual}, not {expected} as announced; nothing was stored"
-    )]
+    #[error("the content sent has digest {actual}, not {expected} as announced; nothing was stored")]
     WrongContent {
         /// The digest announced.
         expected: BlobDigest,
@@ -85,9 +81,7 @@ pub(super) enum Fault {
         received: u64,
     },
     /// The caller's: an upload that goes on somewhere else than where it stood.
-    #[error(
-        "write_offset is {offset}, but {committed} bytes are committed; ask QueryWriteStatus, or start again at 0"
-    )]
+    #[error("write_offset is {offset}, but {committed} bytes are committed; ask QueryWriteStatus, or start again at 0")]
     WriteOffset {
         /// The offset sent.
         offset: i64,
@@ -95,9 +89,7 @@ pub(super) enum Fault {
         committed: u64,
     },
     /// The caller's: an upload that just stops.
-    #[error(
-        "the stream ended after {committed} bytes without finish_write; go on at that offset, or start again"
-    )]
+    #[error("the stream ended after {committed} bytes without finish_write; go on at that offset, or start again")]
     Unfinished {
         /// Bytes committed so far.
         committed: u64,
@@ -179,12 +171,8 @@ impl Fault {
             | Self::WriteOffset { .. }
             | Self::Unfinished { .. } => Code::InvalidArgument,
             Self::OutOfRange { .. } => Code::OutOfRange,
-            Self::NoBlob(_) | Self::NoActionResult(_) | Self::NoAsset(_) | Self::NoUpload(_) => {
-                Code::NotFound
-            }
-            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => {
-                Code::FailedPrecondition
-            }
+            Self::NoBlob(_) | Self::NoActionResult(_) | Self::NoAsset(_) | Self::NoUpload(_) => Code::NotFound,
+            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => Code::FailedPrecondition,
             Self::Damaged(_) => Code::DataLoss,
             Self::UploadBusy(_) | Self::Storage(_) => Code::Unavailable,
             Self::Unsupported(_) => Code::Unimplemented,

@@ -50,9 +50,7 @@ impl Instance {
         if name.split('/').any(|segment| KEYWORDS.contains(&segment)) {
             return Err(fault("a segment is a keyword of resource names"));
         }
-        Ok(Self {
-            segment: encode(name),
-        })
+        Ok(Self { segment: encode(name) })
     }
 
     /// The path segment.
@@ -96,9 +94,8 @@ mod tests {
         let longer = "x".repeat(301);
         let capitals = "A".repeat(150);
         let names = [
-            "", "main", "Main", "MAIN", "a/b", "a_2fb", "a%2Fb", "..", ".", "../..", "-", "_",
-            "__", "_h", "ö", "o\u{308}", "\0", "a b", "~", "C:\\x", "x#1", "x#2", "CON", &long,
-            &longer, &capitals,
+            "", "main", "Main", "MAIN", "a/b", "a_2fb", "a%2Fb", "..", ".", "../..", "-", "_", "__", "_h", "ö",
+            "o\u{308}", "\0", "a b", "~", "C:\\x", "x#1", "x#2", "CON", &long, &longer, &capitals,
         ];
         let mut seen = HashSet::new();
         for name in names {

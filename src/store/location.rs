@@ -151,9 +151,7 @@ fn directory(url: &str) -> Result<Option<PathBuf>, OpenError> {
     }
     let decoded = percent_decode_str(path).decode_utf8();
     match decoded {
-        Ok(decoded) if !path.contains(['?', '#']) && !decoded.contains('\0') => {
-            Ok(Some(PathBuf::from(&*decoded)))
-        }
+        Ok(decoded) if !path.contains(['?', '#']) && !decoded.contains('\0') => Ok(Some(PathBuf::from(&*decoded))),
         Ok(_) | Err(_) => Err(OpenError::Encoding { url: own() }),
     }
 }
@@ -228,9 +226,7 @@ fn sweep(directory: &Path, before: SystemTime) {
 
 fn is_unfinished(name: &str) -> bool {
     let suffix = name.split_once('#').map(|(_, suffix)| suffix);
-    suffix.is_some_and(|suffix| {
-        !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit())
-    })
+    suffix.is_some_and(|suffix| !suffix.is_empty() && suffix.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]

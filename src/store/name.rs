@@ -71,8 +71,7 @@ impl UploadName {
 }
 
 const BLOB: &str = "expected `[INSTANCE/]blobs/HASH/SIZE` with a SHA-256 hash in lower-case hex";
-const UPLOAD: &str =
-    "expected `[INSTANCE/]uploads/UUID/blobs/HASH/SIZE` with a SHA-256 hash in lower-case hex";
+const UPLOAD: &str = "expected `[INSTANCE/]uploads/UUID/blobs/HASH/SIZE` with a SHA-256 hash in lower-case hex";
 const COMPRESSED: &str = "compressed blobs are not supported; use `blobs` without a compressor";
 
 fn faults(name: &str) -> impl Fn(&'static str) -> Fault {

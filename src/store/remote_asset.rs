@@ -25,9 +25,7 @@ impl Fetch for Cache {
         check_digest_function(request.digest_function)?;
         let instance = Instance::parse(&request.instance_name)?;
         let oldest = request.oldest_content_accepted;
-        let asset = self
-            .fetch_asset(&instance, Kind::Blob, names, oldest)
-            .await?;
+        let asset = self.fetch_asset(&instance, Kind::Blob, names, oldest).await?;
         Ok(Response::new(asset_v1::FetchBlobResponse {
             status: Some(rpc::Status::default()),
             uri: asset.uri,
@@ -47,9 +45,7 @@ impl Fetch for Cache {
         check_digest_function(request.digest_function)?;
         let instance = Instance::parse(&request.instance_name)?;
         let oldest = request.oldest_content_accepted;
-        let asset = self
-            .fetch_asset(&instance, Kind::Directory, names, oldest)
-            .await?;
+        let asset = self.fetch_asset(&instance, Kind::Directory, names, oldest).await?;
         Ok(Response::new(asset_v1::FetchDirectoryResponse {
             status: Some(rpc::Status::default()),
             uri: asset.uri,
@@ -87,14 +83,8 @@ impl Push for Cache {
         let instance = Instance::parse(&request.instance_name)?;
         let root = request.root_directory_digest.as_ref();
         let digest = BlobDigest::required(root, "root_directory_digest")?;
-        self.push_asset(
-            &instance,
-            Kind::Directory,
-            names,
-            &digest,
-            request.expire_at,
-        )
-        .await?;
+        self.push_asset(&instance, Kind::Directory, names, &digest, request.expire_at)
+            .await?;
         Ok(Response::new(asset_v1::PushDirectoryResponse {}))
     }
 }

@@ -211,12 +211,11 @@ fn batch<'a>(
     instance: &str,
     blobs: impl IntoIterator<Item = (reapi::Digest, &'a [u8])>,
 ) -> reapi::BatchUpdateBlobsRequest {
-    let request =
-        |(digest, data): (reapi::Digest, &[u8])| reapi::batch_update_blobs_request::Request {
-            digest: Some(digest),
-            data: data.to_vec(),
-            ..Default::default()
-        };
+    let request = |(digest, data): (reapi::Digest, &[u8])| reapi::batch_update_blobs_request::Request {
+        digest: Some(digest),
+        data: data.to_vec(),
+        ..Default::default()
+    };
     reapi::BatchUpdateBlobsRequest {
         instance_name: instance.to_owned(),
         requests: blobs.into_iter().map(request).collect(),

@@ -79,12 +79,7 @@ impl Uploads {
         let table = self.table();
         let running = table.running.get(name);
         let running = running.map(|committed| committed.load(Ordering::Acquire));
-        running.or_else(|| {
-            table
-                .parked
-                .get(name)
-                .map(|parked| parked.upload.received())
-        })
+        running.or_else(|| table.parked.get(name).map(|parked| parked.upload.received()))
     }
 
     /// Whether a stream feeds the upload.
@@ -96,11 +91,7 @@ impl Uploads {
     /// Forgets interrupted uploads that have been idle for [`IDLE`] at `now`.
     pub(super) fn expire(&self, now: Instant) {
         let idle = |parked: &mut Parked| now.saturating_duration_since(parked.since) >= IDLE;
-        let forgotten: Vec<_> = self
-            .table()
-            .parked
-            .extract_if(|_, parked| idle(parked))
-            .collect();
+        let forgotten: Vec<_> = self.table().parked.extract_if(|_, parked| idle(parked)).collect();
         drop(forgotten);
     }
 
@@ -147,11 +138,7 @@ impl Table {
     }
 
     fn is_over_limit(&self) -> bool {
-        let bytes: usize = self
-            .parked
-            .values()
-            .map(|parked| parked.upload.buffered())
-            .sum();
+        let bytes: usize = self.parked.values().map(|parked| parked.upload.buffered()).sum();
         self.parked.len() > MOST || bytes > MOST_BYTES
     }
 }

@@ -40,26 +40,16 @@ async fn bad_requests_are_refused() {
     let error = get(&mut remote, "", &malformed).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     let result = reapi::ActionResult::default();
-    let error = update(&mut remote, "", &malformed, &result)
-        .await
-        .unwrap_err();
+    let error = update(&mut remote, "", &malformed, &result).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     let request = reapi::UpdateActionResultRequest {
         action_digest: Some(digest(b"a")),
         ..Default::default()
     };
-    let error = remote
-        .action_cache
-        .update_action_result(request)
-        .await
-        .unwrap_err();
+    let error = remote.action_cache.update_action_result(request).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     let request = reapi::GetActionResultRequest::default();
-    let error = remote
-        .action_cache
-        .get_action_result(request)
-        .await
-        .unwrap_err();
+    let error = remote.action_cache.get_action_result(request).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
 }
 
@@ -126,9 +116,7 @@ async fn a_result_is_a_miss_while_something_of_it_is_missing() {
     for (index, (result, blobs)) in cases.iter().enumerate() {
         let instance = format!("case{index}");
         let action = digest(instance.as_bytes());
-        update(&mut remote, &instance, &action, result)
-            .await
-            .unwrap();
+        update(&mut remote, &instance, &action, result).await.unwrap();
         for blob in *blobs {
             let error = get(&mut remote, &instance, &action).await.unwrap_err();
             assert_eq!(error.code(), Code::NotFound, "case {index}");
@@ -178,11 +166,7 @@ async fn results_that_can_never_be_whole_are_misses() {
     }
 }
 
-async fn get(
-    remote: &mut Remote,
-    instance: &str,
-    action: &reapi::Digest,
-) -> Result<reapi::ActionResult, Status> {
+async fn get(remote: &mut Remote, instance: &str, action: &reapi::Digest) -> Result<reapi::ActionResult, Status> {
     let request = reapi::GetActionResultRequest {
         instance_name: instance.to_owned(),
         action_digest: Some(action.clone()),

@@ -10,29 +10,11 @@ const URI: &str = "urn:fdc:buildstream.build:2020:artifact:project/element/key";
 async fn requests_without_a_uri_are_invalid() {
     let mut remote = Remote::in_memory().await;
     let codes = [
-        remote
-            .fetch
-            .fetch_blob(fetch_blob(&[]))
-            .await
-            .unwrap_err()
-            .code(),
-        remote
-            .push
-            .push_blob(push_blob(&[], None))
-            .await
-            .unwrap_err()
-            .code(),
+        remote.fetch.fetch_blob(fetch_blob(&[])).await.unwrap_err().code(),
+        remote.push.push_blob(push_blob(&[], None)).await.unwrap_err().code(),
         fetch_directory(&mut remote, &[]).await.unwrap_err().code(),
-        push_directory(&mut remote, &[], None)
-            .await
-            .unwrap_err()
-            .code(),
-        remote
-            .fetch
-            .fetch_blob(fetch_blob(&[""]))
-            .await
-            .unwrap_err()
-            .code(),
+        push_directory(&mut remote, &[], None).await.unwrap_err().code(),
+        remote.fetch.fetch_blob(fetch_blob(&[""])).await.unwrap_err().code(),
     ];
     assert_eq!(codes, [Code::InvalidArgument; 5]);
 }
@@ -45,16 +27,10 @@ async fn pushes_need_a_digest() {
         let request = push_blob(&[URI], digest);
         let error = remote.push.push_blob(request).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
-        let error = push_directory(&mut remote, &[URI], digest)
-            .await
-            .unwrap_err();
+        let error = push_directory(&mut remote, &[URI], digest).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument);
     }
-    let error = remote
-        .fetch
-        .fetch_blob(fetch_blob(&[URI]))
-        .await
-        .unwrap_err();
+    let error = remote.fetch.fetch_blob(fetch_blob(&[URI])).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
 }
 
@@ -67,9 +43,7 @@ async fn blobs_and_directories_have_names_of_their_own() {
     remote.push.push_blob(request).await.unwrap();
     let error = fetch_directory(&mut remote, &[URI]).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
-    push_directory(&mut remote, &[URI], Some(&root))
-        .await
-        .unwrap();
+    push_directory(&mut remote, &[URI], Some(&root)).await.unwrap();
 
     let found = remote.fetch.fetch_blob(fetch_blob(&[URI])).await.unwrap();
     let found = found.into_inner();
@@ -96,11 +70,7 @@ async fn nothing_is_fetched_from_elsewhere() {
         "file:///etc/hostname",
         "git://x/y",
     ] {
-        let error = remote
-            .fetch
-            .fetch_blob(fetch_blob(&[uri]))
-            .await
-            .unwrap_err();
+        let error = remote.fetch.fetch_blob(fetch_blob(&[uri])).await.unwrap_err();
         assert_eq!(error.code(), Code::NotFound, "{uri}");
         let error = fetch_directory(&mut remote, &[uri]).await.unwrap_err();
         assert_eq!(error.code(), Code::NotFound, "{uri}");
@@ -121,11 +91,7 @@ async fn several_uris_are_several_names() {
         (&["urn:none", "urn:b"], &second),
     ] {
         let found = remote.fetch.fetch_blob(fetch_blob(uris)).await.unwrap();
-        assert_eq!(
-            found.into_inner().blob_digest.as_ref(),
-            Some(digest),
-            "{uris:?}"
-        );
+        assert_eq!(found.into_inner().blob_digest.as_ref(), Some(digest), "{uris:?}");
     }
 }
 
@@ -184,10 +150,7 @@ async fn assets_expire_and_grow_old() {
         assert_eq!(error.code(), Code::NotFound);
     }
     let request = asset_v1::FetchBlobRequest {
-        oldest_content_accepted: Some(Timestamp {
-            seconds: 1,
-            nanos: 0,
-        }),
+        oldest_content_accepted: Some(Timestamp { seconds: 1, nanos: 0 }),
         ..fetch_blob(&[URI])
     };
     assert!(remote.fetch.fetch_blob(request).await.is_ok());
@@ -199,14 +162,8 @@ async fn an_asset_without_its_blob_is_not_found() {
     let gone = digest(b"gone");
     let request = push_blob(&[URI], Some(&gone));
     remote.push.push_blob(request).await.unwrap();
-    push_directory(&mut remote, &[URI], Some(&gone))
-        .await
-        .unwrap();
-    let error = remote
-        .fetch
-        .fetch_blob(fetch_blob(&[URI]))
-        .await
-        .unwrap_err();
+    push_directory(&mut remote, &[URI], Some(&gone)).await.unwrap();
+    let error = remote.fetch.fetch_blob(fetch_blob(&[URI])).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
     let error = fetch_directory(&mut remote, &[URI]).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
@@ -242,10 +199,7 @@ fn push_blob(uris: &[&str], digest: Option<&reapi::Digest>) -> asset_v1::PushBlo
     }
 }
 
-async fn fetch_directory(
-    remote: &mut Remote,
-    uris: &[&str],
-) -> Result<asset_v1::FetchDirectoryResponse, Status> {
+async fn fetch_directory(remote: &mut Remote, uris: &[&str]) -> Result<asset_v1::FetchDirectoryResponse, Status> {
     let request = asset_v1::FetchDirectoryRequest {
         uris: owned(uris),
         ..Default::default()
@@ -253,11 +207,7 @@ async fn fetch_directory(
     Ok(remote.fetch.fetch_directory(request).await?.into_inner())
 }
 
-async fn push_directory(
-    remote: &mut Remote,
-    uris: &[&str],
-    digest: Option<&reapi::Digest>,
-) -> Result<(), Status> {
+async fn push_directory(remote: &mut Remote, uris: &[&str], digest: Option<&reapi::Digest>) -> Result<(), Status> {
     let request = asset_v1::PushDirectoryRequest {
         uris: owned(uris),
         root_directory_digest: digest.cloned(),

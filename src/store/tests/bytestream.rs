@@ -25,34 +25,14 @@ async fn ranges_are_read_as_asked() {
     let digest = remote.store(&data).await;
     let name = blob_name(&digest);
     let size = data.len();
-    for (offset, limit) in [
-        (0, 10),
-        (7, 0),
-        (size, 0),
-        (size - 1, 1),
-        (5, 10 * size),
-        (1, PIECE),
-    ] {
-        let end = if limit == 0 {
-            size
-        } else {
-            size.min(offset + limit)
-        };
-        let (offset64, limit64) = (
-            i64::try_from(offset).unwrap(),
-            i64::try_from(limit).unwrap(),
-        );
+    for (offset, limit) in [(0, 10), (7, 0), (size, 0), (size - 1, 1), (5, 10 * size), (1, PIECE)] {
+        let end = if limit == 0 { size } else { size.min(offset + limit) };
+        let (offset64, limit64) = (i64::try_from(offset).unwrap(), i64::try_from(limit).unwrap());
         let read = remote.read(&name, offset64, limit64).await.unwrap();
         assert_eq!(read, data[offset..end], "{offset} {limit}");
     }
     let after = digest.size_bytes + 1;
-    for (offset, limit) in [
-        (-1, 0),
-        (after, 0),
-        (0, -1),
-        (i64::MIN, 0),
-        (i64::MAX, i64::MAX),
-    ] {
+    for (offset, limit) in [(-1, 0), (after, 0), (0, -1), (i64::MIN, 0), (i64::MAX, i64::MAX)] {
         let error = remote.read(&name, offset, limit).await.unwrap_err();
         assert_eq!(error.code(), Code::OutOfRange, "{offset} {limit}");
     }
@@ -87,13 +67,7 @@ async fn reads_of_what_is_not_there_say_so() {
 async fn the_empty_blob_is_always_there() {
     let mut remote = Remote::in_memory().await;
     let empty = digest(b"");
-    assert!(
-        remote
-            .read(&blob_name(&empty), 0, 0)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(remote.read(&blob_name(&empty), 0, 0).await.unwrap().is_empty());
     let messages = pieces(&upload_name("u", &empty), b"", 0, 1);
     assert_eq!(remote.write(messages).await.unwrap(), 0);
 }
@@ -139,21 +113,12 @@ async fn wrong_content_is_refused_and_leaves_nothing() {
         flipped[len / 2] ^= 1;
         let longer = [data.as_slice(), b"x"].concat();
         for wrong in [flipped.as_slice(), &data[..len - 1], &longer] {
-            let error = remote
-                .write(pieces(&name, wrong, 0, 1 << 16))
-                .await
-                .unwrap_err();
+            let error = remote.write(pieces(&name, wrong, 0, 1 << 16)).await.unwrap_err();
             assert_eq!(error.code(), Code::InvalidArgument);
             assert!(!remote.holds(&digest).await);
-            assert_eq!(
-                status(&mut remote, &name).await.unwrap_err().code(),
-                Code::NotFound
-            );
+            assert_eq!(status(&mut remote, &name).await.unwrap_err().code(), Code::NotFound);
         }
-        let committed = remote
-            .write(pieces(&name, &data, 0, 1 << 16))
-            .await
-            .unwrap();
+        let committed = remote.write(pieces(&name, &data, 0, 1 << 16)).await.unwrap();
         assert_eq!(committed, digest.size_bytes);
     }
 }
@@ -180,14 +145,8 @@ async fn broken_streams_are_refused() {
         let error = remote.write(vec![first]).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidArgument, "{offset} {name}");
     }
-    let zipped = format!(
-        "uploads/u/compressed-blobs/zstd/{}/1000",
-        digest(&data).hash
-    );
-    let error = remote
-        .write(pieces(&zipped, &data, 0, 100))
-        .await
-        .unwrap_err();
+    let zipped = format!("uploads/u/compressed-blobs/zstd/{}/1000", digest(&data).hash);
+    let error = remote.write(pieces(&zipped, &data, 0, 100)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message().contains("compressed"), "{error}");
     assert!(!remote.holds(&digest(&data)).await);
@@ -207,10 +166,7 @@ async fn two_clients_may_upload_one_blob() {
         remote.write(pieces(&name, &data, 0, 1 << 16)),
         other.write(pieces(&name, &data, 0, 1 << 15)),
     );
-    assert_eq!(
-        (one.unwrap(), two.unwrap()),
-        (digest.size_bytes, digest.size_bytes)
-    );
+    assert_eq!((one.unwrap(), two.unwrap()), (digest.size_bytes, digest.size_bytes));
     assert_eq!(remote.read(&blob_name(&digest), 0, 0).await.unwrap(), data);
 }
 

@@ -67,20 +67,11 @@ async fn empty_batches_are_fine() {
 async fn batches_have_a_limit_of_four_mebibytes() {
     let mut remote = Remote::in_memory().await;
     let half = noise(2 << 20);
-    let blobs = || {
-        [
-            (digest(&half), half.as_slice()),
-            (digest(&half), half.as_slice()),
-        ]
-    };
+    let blobs = || [(digest(&half), half.as_slice()), (digest(&half), half.as_slice())];
     let request = batch("", blobs());
     assert!(remote.cas.batch_update_blobs(request).await.is_ok());
     let more = blobs().into_iter().chain([(digest(b"x"), b"x".as_slice())]);
-    let error = remote
-        .cas
-        .batch_update_blobs(batch("", more))
-        .await
-        .unwrap_err();
+    let error = remote.cas.batch_update_blobs(batch("", more)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(!remote.holds(&digest(b"x")).await);
 
@@ -118,20 +109,13 @@ async fn instances_see_nothing_of_each_other() {
     remote.update("a", b"secret").await;
     let secret = digest(b"secret");
     for other in ["", "b", "A", "a/a", "..", "a/..", "../a", "_61"] {
-        assert_eq!(
-            remote.missing(other, [secret.clone()]).await.len(),
-            1,
-            "{other}"
-        );
+        assert_eq!(remote.missing(other, [secret.clone()]).await.len(), 1, "{other}");
     }
     assert!(remote.missing("a", [secret.clone()]).await.is_empty());
     let name = blob_name(&secret);
     let error = remote.read(&name, 0, 0).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
-    assert_eq!(
-        remote.read(&format!("a/{name}"), 0, 0).await.unwrap(),
-        b"secret"
-    );
+    assert_eq!(remote.read(&format!("a/{name}"), 0, 0).await.unwrap(), b"secret");
 }
 
 #[tokio::test]
@@ -183,22 +167,15 @@ async fn a_tree_is_told_in_pages_and_each_directory_once() {
         let stored = remote.store(&child.encode_to_vec()).await;
         children.push((format!("child{index}"), stored));
     }
-    let children = children
-        .iter()
-        .map(|(name, digest)| (name.as_str(), digest.clone()));
+    let children = children.iter().map(|(name, digest)| (name.as_str(), digest.clone()));
     let root = directory([], children);
     let root_digest = remote.store(&root.encode_to_vec()).await;
 
     for (page_size, most) in [(0, 1000), (10, 10), (1, 1)] {
-        let pages = tree(&mut remote, &root_digest, page_size, "")
-            .await
-            .unwrap();
+        let pages = tree(&mut remote, &root_digest, page_size, "").await.unwrap();
         assert!(pages.iter().all(|page| page.directories.len() <= most));
         assert!(pages.iter().all(|page| page.next_page_token.is_empty()));
-        let all: Vec<_> = pages
-            .into_iter()
-            .flat_map(|page| page.directories)
-            .collect();
+        let all: Vec<_> = pages.into_iter().flat_map(|page| page.directories).collect();
         assert_eq!(all.len(), 27);
         assert_eq!(all[0], root);
         let distinct: HashSet<_> = all.iter().map(Message::encode_to_vec).collect();
@@ -218,13 +195,7 @@ async fn large_directories_do_not_share_a_message() {
     }
     let root = remote.store(&directory([], children).encode_to_vec()).await;
     let pages = tree(&mut remote, &root, 0, "").await.unwrap();
-    assert_eq!(
-        pages
-            .iter()
-            .map(|page| page.directories.len())
-            .sum::<usize>(),
-        4
-    );
+    assert_eq!(pages.iter().map(|page| page.directories.len()).sum::<usize>(), 4);
     assert!(pages.iter().all(|page| page.encoded_len() < 2 << 20));
 }
 
@@ -242,10 +213,7 @@ async fn trees_that_cannot_be_told_are_errors() {
     let result = tree(&mut remote, &digest(b""), -1, "").await;
     assert_eq!(code(result), Code::InvalidArgument);
     let malformed = reapi::Digest::default();
-    assert_eq!(
-        code(tree(&mut remote, &malformed, 0, "").await),
-        Code::InvalidArgument
-    );
+    assert_eq!(code(tree(&mut remote, &malformed, 0, "").await), Code::InvalidArgument);
     // The directory without entries is the blob of no bytes, which is always there.
     let empty = tree(&mut remote, &digest(b""), 0, "").await.unwrap();
     assert_eq!(empty.len(), 1);

@@ -24,18 +24,12 @@ async fn what_was_acknowledged_is_there_when_the_store_is_opened_again() {
         let store = Store::open(&url(directory.path())).await.unwrap();
         let mut remote = Remote::connect(&store);
         let name = upload_name("u", &large_digest);
-        remote
-            .write(pieces(&name, &large, 0, 1 << 16))
-            .await
-            .unwrap();
+        remote.write(pieces(&name, &large, 0, 1 << 16)).await.unwrap();
         remote.store(b"small").await
     };
     let store = Store::open(&url(directory.path())).await.unwrap();
     let mut remote = Remote::connect(&store);
-    assert_eq!(
-        remote.read(&blob_name(&large_digest), 0, 0).await.unwrap(),
-        large
-    );
+    assert_eq!(remote.read(&blob_name(&large_digest), 0, 0).await.unwrap(), large);
     assert_eq!(remote.read(&blob_name(&small), 1, 2).await.unwrap(), b"ma");
 }
 
@@ -65,20 +59,14 @@ async fn a_file_of_another_size_is_not_the_blob() {
     let data = noise(1000);
     let digest = remote.store(&data).await;
     let stored = files(directory.path());
-    let file = stored
-        .iter()
-        .find(|file| file.contains(&digest.hash))
-        .unwrap();
+    let file = stored.iter().find(|file| file.contains(&digest.hash)).unwrap();
     let mut longer = data.clone();
     longer.push(0);
     for damage in [b"".as_slice(), &data[..10], &longer] {
         fs::write(file, damage).unwrap();
         assert!(!remote.holds(&digest).await);
         for (offset, limit) in [(0, 0), (999, 1), (1000, 0)] {
-            let error = remote
-                .read(&blob_name(&digest), offset, limit)
-                .await
-                .unwrap_err();
+            let error = remote.read(&blob_name(&digest), offset, limit).await.unwrap_err();
             assert_eq!(error.code(), Code::NotFound, "{} {offset}", damage.len());
         }
         let name = upload_name("u", &digest);
@@ -96,10 +84,7 @@ async fn wrong_and_abandoned_uploads_leave_no_file() {
     let mut wrong = data.clone();
     wrong[0] ^= 1;
     let name = upload_name("u", &digest(&data));
-    let error = remote
-        .write(pieces(&name, &wrong, 0, 1 << 16))
-        .await
-        .unwrap_err();
+    let error = remote.write(pieces(&name, &wrong, 0, 1 << 16)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     // One that ends without finish_write goes with the store.
     let mut unfinished = pieces(&name, &data, 0, 1 << 16);

@@ -27,10 +27,7 @@ async fn an_interrupted_upload_goes_on_over_another_connection() {
             let committed = usize::try_from(committed).unwrap();
             assert_eq!(committed, len / 2);
             for wrong in [committed - 1, committed + 1] {
-                let error = remote
-                    .write(pieces(&name, &data, wrong, 100))
-                    .await
-                    .unwrap_err();
+                let error = remote.write(pieces(&name, &data, wrong, 100)).await.unwrap_err();
                 assert_eq!(error.code(), Code::InvalidArgument);
                 assert!(error.message().contains(&committed.to_string()), "{error}");
             }
@@ -51,10 +48,7 @@ async fn an_interrupted_upload_can_start_again() {
     let name = upload_name("u", &digest);
     interrupt(&store, &name, &noise(3 * PIECE)[1..], PIECE).await;
     let mut remote = Remote::connect(&store);
-    let committed = remote
-        .write(pieces(&name, &data, 0, 1 << 16))
-        .await
-        .unwrap();
+    let committed = remote.write(pieces(&name, &data, 0, 1 << 16)).await.unwrap();
     assert_eq!(committed, digest.size_bytes);
 }
 
@@ -66,10 +60,7 @@ async fn a_running_upload_is_not_resumed_elsewhere() {
     let name = upload_name("u", &digest(&data));
     let sender = start(&store, &name, &data, 400).await;
     assert_eq!(status(&mut remote, &name).await.unwrap(), (400, false));
-    let error = remote
-        .write(pieces(&name, &data, 400, 100))
-        .await
-        .unwrap_err();
+    let error = remote.write(pieces(&name, &data, 400, 100)).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     drop(sender);
 }
@@ -82,10 +73,7 @@ async fn unknown_uploads_are_not_found() {
     let name = upload_name("u", &digest);
     let error = status(&mut remote, &name).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
-    let error = remote
-        .write(pieces(&name, &data, 10, 100))
-        .await
-        .unwrap_err();
+    let error = remote.write(pieces(&name, &data, 10, 100)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     let error = status(&mut remote, &blob_name(&digest)).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
@@ -168,10 +156,7 @@ async fn start(store: &Store, name: &str, data: &[u8], len: usize) -> impl Drop 
     while status(&mut remote, name).await.ok() != Some((committed, false)) {
         assert!(Instant::now() < deadline);
     }
-    Running {
-        call,
-        _sender: sender,
-    }
+    Running { call, _sender: sender }
 }
 
 struct Running<T> {
@@ -187,10 +172,7 @@ impl<T> Drop for Running<T> {
 
 /// Files that are not yet objects.
 pub(super) fn unfinished(directory: &std::path::Path) -> Vec<String> {
-    files(directory)
-        .into_iter()
-        .filter(|name| name.contains('#'))
-        .collect()
+    files(directory).into_iter().filter(|name| name.contains('#')).collect()
 }
 
 /// All files below a directory.
