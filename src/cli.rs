@@ -1,6 +1,8 @@
 //! The command line: one file a command.
 
+pub mod certs;
 pub mod check;
+pub mod quickstart;
 pub mod serve;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +26,11 @@ pub enum Command {
     Serve(serve::Args),
     /// Check a configuration: all errors at once, then who may do what
     Check(check::Args),
+    /// Make certificates: an authority, servers, clients
+    #[command(subcommand)]
+    Certs(certs::Command),
+    /// Try it: make certificates and a configuration with the embedded store, serve, print settings for clients
+    Quickstart(quickstart::Args),
 }
 
 /// A command that did not succeed; the text is for the user.
@@ -40,6 +47,8 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Certs(command) => certs::run(&command),
+            Command::Quickstart(args) => quickstart::run(&args),
         }
     }
 }

@@ -40,6 +40,7 @@
 //! | [`proxy`] | one call |
 //! | [`upstream`] | backends and the connections to them |
 //! | [`store`] | the embedded backend |
+//! | [`certs`] | makes certificates |
 //! | [`status`] | what the gate answers itself: pure |
 //! | [`metrics`], [`admin`] | what can be seen from outside |
 //!
@@ -57,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod certs;
 pub mod cli;
 pub mod config;
 pub mod connection;

@@ -22,16 +22,16 @@ pub struct Args {
 /// Serves until SIGTERM or SIGINT, then drains.
 ///
 /// # Errors
-/// What kept it from starting, or that the drain cut calls off.
+/// What kept it from starting.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    serve(&args.config)
+    serve(&args.config, |_| {})
 }
 
-/// Serves a configuration file.
+/// Serves a configuration file. `ready` is called once clients can connect.
 ///
 /// # Errors
-/// What kept it from starting, or that the drain cut calls off.
-pub fn serve(path: &Path) -> Result<(), Failure> {
+/// What kept it from starting.
+pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     let loaded = config::load(path).map_err(Failure::of)?;
     let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
     log_to_stderr(&snapshot.log);
@@ -51,6 +51,7 @@ pub fn serve(path: &Path) -> Result<(), Failure> {
         tracing::info!(target: "casgate::serve", "admin on http://{address}");
     }
     tracing::info!(target: "casgate::serve", "listening on https://{}", gate.listen_address());
+    ready(&gate);
     gate.block_on(until_told_to_stop(&gate))
         .map_err(|error| Failure(format!("signals can't be received: {error}")))?;
     tracing::info!(target: "casgate::serve", "draining: no new connections, running calls go on");
