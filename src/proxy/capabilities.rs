@@ -32,7 +32,10 @@ pub struct May {
 pub struct Unreadable;
 
 /// Whether `update_enabled` must stay for this client: Bazel before 6 fails the build when it is not set, even if it
-/// only wants to read. Takes the values of the header `build.bazel.remote.execution.v2.requestmetadata-bin`.
+/// only wants to read. Takes the value of the header `build.bazel.remote.execution.v2.requestmetadata-bin`.
+///
+/// A Bazel that does not tell its version, as Debian's 4.2.3, counts as one before 6: told of a right that it lacks, a
+/// newer one prints a warning, but an older one that is told the truth fails.
 pub fn client_fails_without_update(metadata: Option<&[u8]>) -> bool {
     let Some(details) = metadata
         .and_then(|bytes| RequestMetadata::decode(bytes).ok())
@@ -45,7 +48,7 @@ pub fn client_fails_without_update(metadata: Option<&[u8]>) -> bool {
         .split(['.', '-', ' '])
         .next()
         .and_then(|text| text.parse::<u32>().ok());
-    details.tool_name == "bazel" && major.is_some_and(|major| major < 6)
+    details.tool_name == "bazel" && major.is_none_or(|major| major < 6)
 }
 
 /// The value of a `-bin` header: base64, with or without padding (grpc PROTOCOL-HTTP2, "Requests").
@@ -236,7 +239,8 @@ mod tests {
             "4.2.3- (@non-git)"
         ))));
         assert!(client_fails_without_update(Some(&metadata("bazel", "5.4.1"))));
-        for (name, version) in [("bazel", "6.0.0"), ("bazel", "10.1"), ("recc", "1.0"), ("bazel", "")] {
+        assert!(client_fails_without_update(Some(&metadata("bazel", ""))));
+        for (name, version) in [("bazel", "6.0.0"), ("bazel", "10.1"), ("recc", "1.0"), ("", "")] {
             assert!(
                 !client_fails_without_update(Some(&metadata(name, version))),
                 "{name} {version}"
