@@ -284,6 +284,9 @@ pub fn reason(error: &Error) -> String {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "neither it nor its issuer stands in `client-ca`".to_owned()
         }
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            "it was signed by another key than that of the issuer of this name in `client-ca`".to_owned()
+        }
         other => other.to_string(),
     }
 }
