@@ -1,0 +1,128 @@
+//! BuildStream 1.6.8, with the certificates that its documentation tells to make.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::casd::Casd;
+use crate::gate::{Gate, folder};
+use crate::install;
+use crate::process::{Ended, assert_has, run};
+
+/// A BuildStream with a home and a cache of its own.
+pub(crate) struct BuildStream<'a> {
+    bst: PathBuf,
+    /// Where its home, its project and its results are.
+    scratch: &'a Path,
+}
+
+impl<'a> BuildStream<'a> {
+    /// `None` where there is no BuildStream 1.
+    pub(crate) fn new(scratch: &'a Path) -> Option<BuildStream<'a>> {
+        let bst = install::build_stream_1()?;
+        let project = scratch.join("project-1");
+        std::fs::create_dir_all(project.join("files")).unwrap();
+        for (name, text) in [
+            ("project.conf", "name: test\n"),
+            ("hello.bst", "kind: import\nsources:\n- kind: local\n  path: files\n"),
+            ("files/hello.txt", "hello\n"),
+        ] {
+            std::fs::write(project.join(name), text).unwrap();
+        }
+        Some(BuildStream { bst, scratch })
+    }
+
+    /// Runs `bst` with this configuration. `home` names the local cache, a new one unless it was named before.
+    pub(crate) fn run(&self, home: &str, settings: &str, arguments: &[&str]) -> Ended {
+        let home = self.scratch.join(format!("{home}-1"));
+        std::fs::create_dir_all(&home).unwrap();
+        let config = home.join("buildstream.conf");
+        std::fs::write(&config, settings).unwrap();
+        let mut command = Command::new(&self.bst);
+        command
+            .env("HOME", &home)
+            .env("XDG_CACHE_HOME", home.join("cache"))
+            .env_remove("XDG_CONFIG_HOME")
+            .args(["--no-colors", "--no-interactive", "--config"])
+            .arg(config)
+            .arg("-C")
+            .arg(self.scratch.join("project-1"))
+            .args(arguments);
+        run(&mut command, Duration::from_secs(180))
+    }
+
+    /// Pushes as `ci`, and pulls as `dev` into an empty cache.
+    pub(crate) fn push_and_pull(&self, ci: &str, dev: &str) {
+        let pushed = self.run("ci", ci, &["build", "hello.bst"]).success();
+        assert_has(&pushed, &["Pushed artifact"]);
+        let pulled = self.run("dev", dev, &["pull", "hello.bst"]).success();
+        assert_has(&pulled, &["Pulled artifact"]);
+        let results = self.scratch.join("results-1");
+        self.run("dev", dev, &["checkout", "hello.bst", results.to_str().unwrap()])
+            .success();
+        assert_eq!(std::fs::read_to_string(results.join("hello.txt")).unwrap(), "hello\n");
+    }
+}
+
+fn settings(gate: &Gate, certificate: &str, push: bool) -> String {
+    format!(
+        "artifacts:\n  url: https://localhost:{}\n  push: {push}\n  server-cert: {}\n  client-key: {}\n  client-cert: {}\n",
+        gate.port,
+        gate.path("ca.crt").display(),
+        gate.path(&format!("{certificate}.key")).display(),
+        gate.path(&format!("{certificate}.crt")).display(),
+    )
+}
+
+/// Self-signed client certificates `old-ci` and `old-dev`, as BuildStream's documentation makes them.
+fn self_signed(folder: &Path) {
+    for name in ["ci", "dev"] {
+        let mut command = Command::new("openssl");
+        command
+            .args([
+                "req", "-new", "-newkey", "rsa:4096", "-x509", "-sha256", "-days", "3650", "-nodes", "-batch",
+            ])
+            .args(["-subj", &format!("/CN={name}")])
+            .arg("-out")
+            .arg(folder.join(format!("old-{name}.crt")))
+            .arg("-keyout")
+            .arg(folder.join(format!("old-{name}.key")));
+        run(&mut command, Duration::from_secs(120)).success();
+    }
+}
+
+fn drive(folder: tempfile::TempDir, backend: &str) {
+    self_signed(folder.path());
+    let gate = Gate::start(folder, r#""old-ci.crt", "old-dev.crt""#, backend);
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(bst) = BuildStream::new(scratch.path()) else {
+        return;
+    };
+    bst.push_and_pull(&settings(&gate, "old-ci", true), &settings(&gate, "old-dev", false));
+
+    let refused = bst
+        .run("dev-push", &settings(&gate, "old-dev", true), &["build", "hello.bst"])
+        .text;
+    assert!(!refused.contains("Pushed artifact"), "{refused}");
+    assert_has(&refused, &["does not allow push"]);
+
+    let stranger = bst
+        .run("stranger", &settings(&gate, "ci", false), &["pull", "hello.bst"])
+        .text;
+    assert!(!stranger.contains("Pulled artifact"), "{stranger}");
+    assert_has(&gate.log(), &["issuer=\"CN=casgate authority\""]);
+}
+
+#[test]
+fn build_stream_1_before_casd() {
+    let folder = folder();
+    let Some(casd) = Casd::on_unix(folder.path()) else {
+        return;
+    };
+    drive(folder, &format!("endpoint = {:?}", casd.endpoint));
+}
+
+#[test]
+fn build_stream_1_before_the_embedded_store() {
+    drive(folder(), r#"store = "file:store""#);
+}
