@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
-use file::{ClientCa, File, Key};
+use file::{ClientCa, File, Key, Listen, Tables};
 pub use problem::{Problem, Problems};
 
 /// A configuration as it lies on the disk.
@@ -76,7 +76,7 @@ impl Loaded {
                 names.push(name.clone());
             }
         };
-        if let Key::Good(listen) = &self.file.listen {
+        for listen in self.listeners() {
             add(&listen.certificate);
             add(&listen.key);
         }
@@ -89,7 +89,7 @@ impl Loaded {
                 }
             }
         }
-        if let Key::Good(listen) = &self.file.listen {
+        for listen in self.listeners() {
             if let Key::Good(entries) = &listen.client_ca {
                 for entry in entries {
                     if let Key::Good(ClientCa::File(file) | ClientCa::Entry { file, .. }) = entry {
@@ -102,5 +102,17 @@ impl Loaded {
             }
         }
         names
+    }
+
+    fn listeners(&self) -> impl Iterator<Item = &Listen> {
+        let tables = match &self.file.listen {
+            Key::Good(Tables::One(table)) => std::slice::from_ref(&**table),
+            Key::Good(Tables::Many(tables)) => tables,
+            Key::Absent | Key::Bad(_) => &[],
+        };
+        tables.iter().filter_map(|table| match table {
+            Key::Good(listen) => Some(listen),
+            Key::Absent | Key::Bad(_) => None,
+        })
     }
 }

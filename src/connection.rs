@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::Connection;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -20,6 +23,7 @@ use crate::http2;
 use crate::live::Shared;
 use crate::policy::rights::{Right, Rights};
 use crate::proxy;
+use crate::snapshot::listen::{ListenerId, Security};
 use crate::tls::{ALPN_H2, identity, verifier};
 
 /// How long a client may take from TCP to the end of the TLS handshake.
@@ -34,6 +38,19 @@ const PULL_WINDOW: u32 = 256 * 1024;
 /// Bytes of all uploads of a connection that may wait.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
+/// A connection that was accepted.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The connection.
+    pub tcp: TcpStream,
+    /// From where it came.
+    pub address: SocketAddr,
+    /// Where it came in.
+    pub listener: ListenerId,
+    /// The number of the thread that serves it.
+    pub worker: usize,
+}
+
 /// A connection that did not come to HTTP/2.
 #[derive(Debug, thiserror::Error)]
 enum HandshakeError {
@@ -47,23 +64,24 @@ enum HandshakeError {
     Certificate,
 }
 
-/// Serves a connection until it ends. `worker` is the number of the thread.
-pub async fn serve(shared: Arc<Shared>, worker: usize, tcp: TcpStream, address: SocketAddr) {
-    let span = tracing::info_span!("connection", peer = %address);
+/// Serves a connection until it ends.
+pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
+    let span = tracing::info_span!("connection", peer = %arrival.address);
     async {
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&shared, tcp, address));
-        match handshake.await.unwrap_or(Err(HandshakeError::Timeout)) {
-            Ok((tls, peer)) => {
-                shared.metrics.handshakes.with_label_values(&["success", ""]).inc();
-                http2(shared, worker, tls, peer).await;
+        let live = shared.live();
+        let security = live.snapshot.listener(arrival.listener).map(|listen| &listen.security);
+        match security {
+            Some(Security::Tls { config, .. }) => {
+                let config = Arc::clone(config);
+                drop(live);
+                encrypted(shared, arrival, config).await;
             }
-            Err(error) => {
-                shared
-                    .metrics
-                    .handshakes
-                    .with_label_values(&["failure", label(&error)])
-                    .inc();
-                tracing::info!(target: "casgate::tls", %error, "handshake failed");
+            Some(Security::Clear) => {
+                drop(live);
+                clear(shared, arrival).await;
+            }
+            None => {
+                tracing::info!(target: "casgate::connection", "refused: this listener is not in the configuration any more");
             }
         }
     }
@@ -71,34 +89,68 @@ pub async fn serve(shared: Arc<Shared>, worker: usize, tcp: TcpStream, address: 
     .await;
 }
 
-async fn handshake(
-    shared: &Shared,
-    tcp: TcpStream,
-    address: SocketAddr,
-) -> Result<(TlsStream<TcpStream>, Peer), HandshakeError> {
+async fn encrypted(shared: Arc<Shared>, arrival: Arrival, config: Arc<ServerConfig>) {
+    let (address, listener, worker) = (arrival.address, arrival.listener, arrival.worker);
+    let handshake = async {
+        let (tls, chain) = handshake(arrival.tcp, config).await?;
+        let peer = Peer::new(chain, address, listener).map_err(|identity::NotX509| HandshakeError::Certificate)?;
+        Ok((tls, peer))
+    };
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
+    match handshake.unwrap_or(Err(HandshakeError::Timeout)) {
+        Ok((tls, peer)) => {
+            shared.metrics.handshakes.with_label_values(&["success", ""]).inc();
+            http2(shared, worker, tls, peer).await;
+        }
+        Err(error) => {
+            shared
+                .metrics
+                .handshakes
+                .with_label_values(&["failure", label(&error)])
+                .inc();
+            tracing::info!(target: "casgate::tls", %error, "handshake failed");
+        }
+    }
+}
+
+async fn clear(shared: Arc<Shared>, arrival: Arrival) {
+    let peer = Peer::new(Vec::new(), arrival.address, arrival.listener);
+    if let (Ok(peer), Ok(())) = (peer, prepare(&arrival.tcp)) {
+        http2(shared, arrival.worker, arrival.tcp, peer).await;
+    }
+}
+
+fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(15));
-    socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
-    let live = shared.live();
-    let tls = TlsAcceptor::from(Arc::clone(&live.snapshot.listen.tls))
-        .accept(tcp)
-        .await?;
+    socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+/// TLS; gives the chain that the client showed, leaf first.
+async fn handshake(
+    tcp: TcpStream,
+    config: Arc<ServerConfig>,
+) -> Result<(TlsStream<TcpStream>, Vec<CertificateDer<'static>>), HandshakeError> {
+    prepare(&tcp)?;
+    let tls = TlsAcceptor::from(config).accept(tcp).await?;
     let session = tls.get_ref().1;
     if session.alpn_protocol() != Some(ALPN_H2) {
         return Err(HandshakeError::NoAlpn);
     }
     let chain = session.peer_certificates().unwrap_or_default();
-    let chain: Vec<_> = chain
+    let chain = chain
         .iter()
         .map(|certificate| certificate.clone().into_owned())
         .collect();
-    let peer = Peer::new(chain, address).map_err(|identity::NotX509| HandshakeError::Certificate)?;
-    Ok((tls, peer))
+    Ok((tls, chain))
 }
 
-async fn http2(shared: Arc<Shared>, worker: usize, tls: TlsStream<TcpStream>, peer: Peer) {
+async fn http2<IO>(shared: Arc<Shared>, worker: usize, io: IO, peer: Peer)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let metrics = Arc::clone(&shared.metrics);
     metrics.connections.inc();
     let caller = Arc::new(Caller::new(Arc::clone(&shared), worker, peer));
@@ -116,7 +168,7 @@ async fn http2(shared: Arc<Shared>, worker: usize, tls: TlsStream<TcpStream>, pe
         .max_concurrent_reset_streams(1024)
         .max_pending_accept_reset_streams(1024)
         .max_local_error_reset_streams(Some(16 * 1024));
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, builder.handshake(tls)).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, builder.handshake(io)).await {
         Ok(Ok(connection)) => run(shared, caller, connection).await,
         Ok(Err(error)) => tracing::info!(target: "casgate::connection", %error, "no HTTP/2"),
         Err(_) => tracing::info!(target: "casgate::connection", "no HTTP/2 preface within 10 s"),
@@ -124,7 +176,10 @@ async fn http2(shared: Arc<Shared>, worker: usize, tls: TlsStream<TcpStream>, pe
     metrics.connections.dec();
 }
 
-async fn run(shared: Arc<Shared>, caller: Arc<Caller>, mut connection: Connection<TlsStream<TcpStream>, Bytes>) {
+async fn run<IO>(shared: Arc<Shared>, caller: Arc<Caller>, mut connection: Connection<IO, Bytes>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
     let mut generation = shared.generation.subscribe();
     let mut draining = shared.draining.subscribe();
     let mut is_draining = false;

@@ -1,5 +1,6 @@
 //! The running configuration: a snapshot with what it needs to be used, behind one pointer that a reload swaps.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -92,8 +93,14 @@ impl Live {
             });
         }
         metrics.not_after.reset();
-        for (certificate, end) in &snapshot.listen.expiries {
-            metrics.not_after.with_label_values(&[certificate]).set(*end);
+        let mut ends = BTreeMap::new();
+        for (certificate, end) in snapshot.listeners.iter().flat_map(|listener| &listener.expiries) {
+            // Of several with one name the first to end is the one to know about.
+            let first = ends.entry(certificate).or_insert(*end);
+            *first = (*first).min(*end);
+        }
+        for (certificate, end) in ends {
+            metrics.not_after.with_label_values(&[certificate]).set(end);
         }
         let allowed = snapshot
             .policy
@@ -189,8 +196,9 @@ pub fn now() -> i64 {
 }
 
 fn warn_of_restart(old: &Snapshot, new: &Snapshot) {
+    let ids = |snapshot: &Snapshot| -> HashSet<_> { snapshot.listeners.iter().map(|listener| listener.id).collect() };
     let changed = [
-        ("listen.address", old.listen.address != new.listen.address),
+        ("listen.address", ids(old) != ids(new)),
         ("admin.address", old.admin != new.admin),
         ("threads", old.threads != new.threads),
         ("log", old.log != new.log),

@@ -17,6 +17,7 @@ use crate::config::{self, Problems};
 use crate::live::{Live, ReloadError, Shared};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use crate::snapshot::listen::ListenerId;
 use crate::upstream::OpenError;
 
 use worker::Worker;
@@ -26,7 +27,7 @@ use worker::Worker;
 pub struct Gate {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
-    listen_address: SocketAddr,
+    listen_addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
     // Last, so that the tasks of the workers end first.
     control: Runtime,
@@ -53,7 +54,7 @@ pub enum StartError {
     #[error("{0}")]
     Backend(#[from] OpenError),
     /// An address can't be listened on.
-    #[error("{key}: can't listen on {address}: {error}")]
+    #[error("{key}: can't listen on `{address}`: {error}")]
     Listen {
         /// The key of the configuration.
         key: &'static str,
@@ -93,13 +94,17 @@ impl Gate {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let threads = snapshot.threads.unwrap_or(cores);
         let metrics = Arc::new(Metrics::new()?);
-        let (address, admin) = (snapshot.listen.address, snapshot.admin);
+        let listeners: Vec<ListenerId> = snapshot.listeners.iter().map(|listener| listener.id).collect();
+        let admin = snapshot.admin;
         let handle = control.handle().clone();
         let shared = control.block_on(Shared::start(path.to_owned(), snapshot, threads, metrics, handle))?;
         let shared = Arc::new(shared);
         let in_runtime = control.enter();
-        let listener = bind("listen.address", address)?;
-        let listen_address = local(&listener, address);
+        let bound = listeners
+            .into_iter()
+            .map(|id| Ok((id, bind("listen.address", id.address)?)))
+            .collect::<Result<Vec<_>, StartError>>()?;
+        let listen_addresses = bound.iter().map(|(id, socket)| local(socket, id.address)).collect();
         let mut admin_address = None;
         if let Some(address) = admin {
             let listener = bind("admin.address", address)?;
@@ -111,20 +116,29 @@ impl Gate {
             .map(|number| Worker::start(number, &shared))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Threads)?;
-        let doors = workers.iter().map(Worker::door).collect();
-        control.spawn(accept::run(listener, doors, Arc::clone(&shared)));
+        let doors: Vec<_> = workers.iter().map(Worker::door).collect();
+        for (id, socket) in bound {
+            control.spawn(accept::run(socket, id, doors.clone(), Arc::clone(&shared)));
+        }
         Ok(Gate {
             shared,
             workers,
-            listen_address,
+            listen_addresses,
             admin_address,
             control,
         })
     }
 
-    /// Where clients connect; the port that was taken where port 0 was asked for.
+    /// Where clients connect, in the order of the configuration; the port that was taken where port 0 was asked for.
+    pub fn listen_addresses(&self) -> &[SocketAddr] {
+        &self.listen_addresses
+    }
+
+    /// The first of [`Gate::listen_addresses`].
     pub fn listen_address(&self) -> SocketAddr {
-        self.listen_address
+        // A snapshot has at least one listener.
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        self.listen_addresses.first().copied().unwrap_or(nowhere)
     }
 
     /// Where metrics and health are served.
@@ -158,7 +172,7 @@ impl Gate {
     /// The same, unless `told` ends first.
     pub fn wait_unless(&self, told: impl Future<Output = ()>) -> Drained {
         let open = || self.workers.iter().map(Worker::connections).sum::<usize>();
-        let timeout = self.shared.live().snapshot.listen.drain_timeout;
+        let timeout = self.shared.live().snapshot.drain_timeout();
         self.control.block_on(async {
             let drained = async {
                 while open() > 0 {

@@ -9,6 +9,7 @@ mod report;
 mod rules;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::config::file::{Capabilities, LogFormat};
 use crate::config::{Loaded, Problems};
@@ -16,14 +17,14 @@ use crate::policy::Policy;
 use crate::route::Routes;
 
 use backends::BackendPlan;
-use listen::Listen;
+use listen::{Listen, ListenerId};
 use report::Report;
 
 /// All configuration of the gate at one time.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The listener for clients.
-    pub listen: Listen,
+    /// The listeners for clients; at least one.
+    pub listeners: Vec<Listen>,
     /// Where metrics and health are served; taking another address takes a restart.
     pub admin: Option<SocketAddr>,
     /// Who may do what.
@@ -72,7 +73,7 @@ impl Snapshot {
             ],
         );
         let policy = rules::compile(&file.rules, &mut report);
-        let listen = listen::compile(loaded, &policy, &mut report);
+        let listeners = listen::compile(loaded, &policy, &mut report);
         let (backends, routes) = backends::compile(loaded, &mut report);
         let admin = report.value(&file.admin, "admin").and_then(|admin| {
             report.unknown(&admin.unknown, "admin.", &["address"]);
@@ -92,19 +93,30 @@ impl Snapshot {
             report.add("threads", "is not between 1 and 256");
         }
         let log = log(loaded, &mut report);
-        match (listen, report.problems.is_empty()) {
-            (Some(listen), true) => Ok(Snapshot {
-                listen,
-                admin,
-                policy,
-                backends,
-                routes,
-                capabilities,
-                threads,
-                log,
-            }),
-            (_, _) => Err(Problems::new(&loaded.path, report.problems)),
+        if !report.problems.is_empty() {
+            return Err(Problems::new(&loaded.path, report.problems));
         }
+        Ok(Snapshot {
+            listeners,
+            admin,
+            policy,
+            backends,
+            routes,
+            capabilities,
+            threads,
+            log,
+        })
+    }
+
+    /// The listener with this id, if it is still in the configuration.
+    pub fn listener(&self, id: ListenerId) -> Option<&Listen> {
+        self.listeners.iter().find(|listener| listener.id == id)
+    }
+
+    /// How long running calls may go on after SIGTERM.
+    pub fn drain_timeout(&self) -> Duration {
+        let timeouts = self.listeners.iter().map(|listener| listener.drain_timeout);
+        timeouts.max().unwrap_or_default()
     }
 }
 

@@ -1,16 +1,18 @@
 //! `casgate check`: everything that is wrong with a configuration, or who may do what by it.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::Failure;
 use crate::config;
-use crate::policy::identity::{CertificatePattern, Pattern};
+use crate::policy::identity::{CertificatePattern, Identity, Pattern};
 use crate::policy::method::Service;
-use crate::policy::rights::Right;
+use crate::policy::rights::{Right, Rights};
 use crate::policy::{Policy, Rule};
 use crate::snapshot::Snapshot;
 use crate::snapshot::backends::Target;
+use crate::snapshot::listen::Security;
 
 /// Arguments of `casgate check`.
 #[derive(Debug, clap::Args)]
@@ -38,7 +40,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 pub fn describe(snapshot: &Snapshot) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = writeln!(text, "listens on https://{}", snapshot.listen.address);
+    for listener in &snapshot.listeners {
+        let _ = writeln!(text, "listens on {}://{}", listener.scheme(), listener.id.address);
+    }
     if let Some(admin) = snapshot.admin {
         let _ = writeln!(text, "admin on http://{admin}");
     }
@@ -103,7 +107,7 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
         }
     }
     let now = crate::live::now();
-    for (certificate, end) in &snapshot.listen.expiries {
+    for (certificate, end) in snapshot.listeners.iter().flat_map(|listener| &listener.expiries) {
         let days = end.saturating_sub(now) / 86_400;
         if *end < now {
             warnings.push(format!("certificate {certificate} has expired"));
@@ -111,7 +115,22 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
             warnings.push(format!("certificate {certificate} expires in {days} days"));
         }
     }
-    warnings.extend(snapshot.listen.verifier.warnings().iter().cloned());
+    for listener in &snapshot.listeners {
+        if let Security::Tls { verifier, .. } = &listener.security {
+            warnings.extend(verifier.warnings().iter().cloned());
+        }
+    }
+    if snapshot.listeners.iter().any(|listener| listener.scheme() == "http") {
+        let anonymous = snapshot.policy.standing(&Identity::Anonymous).ever();
+        if anonymous != Rights::NONE && anonymous != Rights::of(Right::Pull) {
+            warnings.push(format!(
+                "a listener has `tls = false`, and callers without a certificate may {anonymous}: everybody on its network may"
+            ));
+        }
+    }
+    // Two listeners may name the same certificates.
+    let mut said = HashSet::new();
+    warnings.retain(|warning| said.insert(warning.clone()));
     warnings
 }
 

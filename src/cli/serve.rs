@@ -50,7 +50,9 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     if let Some(address) = gate.admin_address() {
         tracing::info!(target: "casgate::serve", "admin on http://{address}");
     }
-    tracing::info!(target: "casgate::serve", "listening on https://{}", gate.listen_address());
+    for (listener, address) in gate.live().snapshot.listeners.iter().zip(gate.listen_addresses()) {
+        tracing::info!(target: "casgate::serve", "listening on {}://{address}", listener.scheme());
+    }
     ready(&gate);
     gate.block_on(until_told_to_stop(&gate))
         .map_err(|error| Failure(format!("signals can't be received: {error}")))?;

@@ -32,12 +32,47 @@ impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Key<T> {
     }
 }
 
+/// A table that may be there several times: `[name]`, or `[[name]]` for each of them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tables<T> {
+    /// `[name]`
+    One(Box<Key<T>>),
+    /// `[[name]]`
+    Many(Vec<Key<T>>),
+}
+
+impl<T> Tables<T> {
+    /// Each table with the key under which problems of it are reported: `name`, or `name[0]` and so on.
+    pub fn named(&self, name: &str) -> Vec<(String, &Key<T>)> {
+        match self {
+            Tables::One(table) => vec![(name.to_owned(), table)],
+            Tables::Many(tables) => (0..)
+                .zip(tables)
+                .map(|(index, table): (usize, _)| (format!("{name}[{index}]"), table))
+                .collect(),
+        }
+    }
+}
+
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Tables<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Tables<T>, D::Error> {
+        use serde::de::Error;
+        let value = toml::Value::deserialize(deserializer)?;
+        if value.is_array() {
+            Vec::deserialize(value).map(Tables::Many)
+        } else {
+            Key::deserialize(value).map(|table| Tables::One(Box::new(table)))
+        }
+        .map_err(D::Error::custom)
+    }
+}
+
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct File {
-    /// `[listen]`: where clients connect, and which of them.
-    pub listen: Key<Listen>,
+    /// `[listen]`, or `[[listen]]` several times: where clients connect, and which of them.
+    pub listen: Key<Tables<Listen>>,
     /// `[admin]`: the listener for `/metrics`, `/livez` and `/readyz`; none by default.
     pub admin: Key<Admin>,
     /// `[backends.NAME]`: the REAPI servers behind the gate.
@@ -58,12 +93,15 @@ pub struct File {
     pub unknown: Unknown,
 }
 
-/// `[listen]`
+/// `[listen]` or `[[listen]]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Listen {
     /// `address = "0.0.0.0:11002"`: IP address and TCP port; port 0 takes a free one.
     pub address: Key<String>,
+    /// `tls = false`: clear HTTP/2, where every caller is anonymous and no key about certificates is allowed
+    /// (default `true`).
+    pub tls: Key<bool>,
     /// `certificate = "server.crt"`: PEM file with the server's certificate and its intermediates.
     pub certificate: Key<String>,
     /// `key = "server.key"`: PEM file with its key (PKCS#8, SEC1 or PKCS#1).
@@ -76,7 +114,8 @@ pub struct Listen {
     /// `client-certificate = "required" | "optional"`: with `optional`, a caller without one is anonymous
     /// (default `required`).
     pub client_certificate: Key<ClientCertificate>,
-    /// `drain-timeout = 60`: seconds that running calls get to end after SIGTERM (default 60).
+    /// `drain-timeout = 60`: seconds that running calls get to end after SIGTERM (default 60); of several listeners the
+    /// longest counts.
     pub drain_timeout: Key<u64>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]

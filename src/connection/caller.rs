@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::live::{Live, Shared, now};
 use crate::policy::Standing;
 use crate::policy::identity::Identity;
+use crate::snapshot::listen::{ListenerId, Security};
 use crate::tls::{identity, verifier};
 
 /// The other end of a connection whose handshake was verified.
@@ -22,6 +23,8 @@ pub struct Peer {
     pub label: String,
     /// From where.
     pub address: SocketAddr,
+    /// Where it came in.
+    pub listener: ListenerId,
     chain: Vec<CertificateDer<'static>>,
 }
 
@@ -54,7 +57,11 @@ impl Peer {
     ///
     /// # Errors
     /// When the leaf can't be read, which the verifier has ruled out.
-    pub(super) fn new(chain: Vec<CertificateDer<'static>>, address: SocketAddr) -> Result<Peer, identity::NotX509> {
+    pub(super) fn new(
+        chain: Vec<CertificateDer<'static>>,
+        address: SocketAddr,
+        listener: ListenerId,
+    ) -> Result<Peer, identity::NotX509> {
         let identity = match chain.first() {
             Some(leaf) => Identity::Certificate(Box::new(identity::read(leaf)?)),
             None => Identity::Anonymous,
@@ -63,6 +70,7 @@ impl Peer {
             label: identity.label(),
             identity,
             address,
+            listener,
             chain,
         })
     }
@@ -113,22 +121,27 @@ impl Caller {
 
 impl View {
     fn new(live: Arc<Live>, peer: &Peer) -> View {
-        let listen = &live.snapshot.listen;
-        let withdrawn = match peer.chain.split_first() {
-            Some((leaf, intermediates)) => listen
-                .verifier
-                .verify(leaf, intermediates, UnixTime::now())
-                .err()
-                .map(|error| verifier::reason(&error)),
-            None => listen
-                .verifier
-                .is_mandatory()
-                .then(|| "a client certificate is required now".to_owned()),
-        };
         View {
             standing: live.snapshot.policy.standing(&peer.identity),
-            withdrawn,
+            withdrawn: withdrawn(&live, peer),
             live,
         }
+    }
+}
+
+/// Why a configuration does not accept the peer, though an earlier one did.
+fn withdrawn(live: &Live, peer: &Peer) -> Option<String> {
+    let listener = live.snapshot.listener(peer.listener);
+    match (listener.map(|listener| &listener.security), peer.chain.split_first()) {
+        (None, _) => Some("its listener is not in the configuration any more".to_owned()),
+        (Some(Security::Tls { verifier, .. }), Some((leaf, intermediates))) => {
+            let verified = verifier.verify(leaf, intermediates, UnixTime::now());
+            verified.err().map(|error| verifier::reason(&error))
+        }
+        (Some(Security::Tls { verifier, .. }), None) => verifier
+            .is_mandatory()
+            .then(|| "a client certificate is required now".to_owned()),
+        (Some(Security::Clear), None) => None,
+        (Some(Security::Clear), Some(_)) => Some("its listener takes no certificates any more".to_owned()),
     }
 }

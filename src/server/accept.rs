@@ -8,20 +8,21 @@ use tokio::net::TcpListener;
 
 use super::worker::Door;
 use crate::live::Shared;
+use crate::snapshot::listen::ListenerId;
 
 /// Out of descriptors or memory: closing connections give some back.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts until the drain begins, and hands each connection to the thread with the fewest.
-pub(super) async fn run(listener: TcpListener, doors: Vec<Door>, shared: Arc<Shared>) {
+pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>, shared: Arc<Shared>) {
     let mut draining = shared.draining.subscribe();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(|draining| *draining) => return,
         };
-        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address))) {
-            Ok((tcp, address)) => hand_over(&doors, tcp, address),
+        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address, id))) {
+            Ok(arrival) => hand_over(&doors, arrival),
             Err(error) => {
                 shared.metrics.accept_errors.inc();
                 if !is_about_one_connection(&error) {
@@ -33,9 +34,9 @@ pub(super) async fn run(listener: TcpListener, doors: Vec<Door>, shared: Arc<Sha
     }
 }
 
-fn hand_over(doors: &[Door], tcp: std::net::TcpStream, address: SocketAddr) {
+fn hand_over(doors: &[Door], arrival: (std::net::TcpStream, SocketAddr, ListenerId)) {
     if let Some(door) = doors.iter().min_by_key(|door| door.connections()) {
-        door.enter(tcp, address);
+        door.enter(arrival);
     }
 }
 

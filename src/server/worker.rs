@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::connection;
+use crate::connection::{self, Arrival};
 use crate::live::Shared;
+use crate::snapshot::listen::ListenerId;
 
 /// A thread that serves connections, until its doors are gone.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Worker {
 /// The way to a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
-    arrivals: UnboundedSender<(TcpStream, SocketAddr)>,
+    arrivals: UnboundedSender<(TcpStream, SocketAddr, ListenerId)>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -58,28 +59,34 @@ impl Door {
     }
 
     /// Hands a connection over.
-    pub(super) fn enter(&self, tcp: TcpStream, address: SocketAddr) {
+    pub(super) fn enter(&self, arrival: (TcpStream, SocketAddr, ListenerId)) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        if self.arrivals.send((tcp, address)).is_err() {
+        if self.arrivals.send(arrival).is_err() {
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 async fn run(
-    mut arrivals: UnboundedReceiver<(TcpStream, SocketAddr)>,
-    number: usize,
+    mut arrivals: UnboundedReceiver<(TcpStream, SocketAddr, ListenerId)>,
+    worker: usize,
     shared: Arc<Shared>,
     connections: Arc<AtomicUsize>,
 ) {
-    while let Some((tcp, address)) = arrivals.recv().await {
+    while let Some((tcp, address, listener)) = arrivals.recv().await {
         let leave = Leave(Arc::clone(&connections));
         let Ok(tcp) = tokio::net::TcpStream::from_std(tcp) else {
             continue;
         };
         let shared = Arc::clone(&shared);
+        let arrival = Arrival {
+            tcp,
+            address,
+            listener,
+            worker,
+        };
         tokio::spawn(async move {
-            connection::serve(shared, number, tcp, address).await;
+            connection::serve(shared, arrival).await;
             drop(leave);
         });
     }

@@ -1,4 +1,4 @@
-//! `[listen]`: addresses and TLS.
+//! `[listen]` and `[[listen]]`: addresses and TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use crate::config::Loaded;
-use crate::config::file::{self, ClientCa, ClientCertificate, Key};
+use crate::config::file::{self, ClientCa, ClientCertificate, Key, Tables};
 use crate::policy::Policy;
 use crate::policy::identity::{Identity, Pattern};
 use crate::tls::verifier::{ClientVerifier, Trusted};
@@ -16,23 +16,55 @@ use crate::tls::{self, identity, pem};
 
 use super::report::Report;
 
-/// The listener for clients.
+/// A listener for clients.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// Where it listens; taking another address takes a restart.
-    pub address: SocketAddr,
-    /// TLS for new connections.
-    pub tls: Arc<ServerConfig>,
-    /// Which client certificates are accepted: in handshakes, and again on open connections after a reload.
-    pub verifier: Arc<ClientVerifier>,
+    /// What a reload knows it by.
+    pub id: ListenerId,
+    /// What is asked of clients.
+    pub security: Security,
     /// How long running calls may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// Certificates whose end a monitor should know: what they are for, and the last second of their validity.
     pub expiries: Vec<(String, i64)>,
 }
 
-const KEYS: [&str; 7] = [
+/// Which listener of a configuration: the address that it names, and how many before it name the same one, as port 0
+/// may be asked for several times. Listening elsewhere takes a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenerId {
+    /// The address.
+    pub address: SocketAddr,
+    before: usize,
+}
+
+/// What a listener asks of clients.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// TLS.
+    Tls {
+        /// For new connections.
+        config: Arc<ServerConfig>,
+        /// Which client certificates are accepted: in handshakes, and again on open connections after a reload.
+        verifier: Arc<ClientVerifier>,
+    },
+    /// Nothing: clear HTTP/2, and every caller is anonymous.
+    Clear,
+}
+
+impl Listen {
+    /// What clients write before the address.
+    pub fn scheme(&self) -> &'static str {
+        match self.security {
+            Security::Tls { .. } => "https",
+            Security::Clear => "http",
+        }
+    }
+}
+
+const KEYS: [&str; 8] = [
     "address",
+    "tls",
     "certificate",
     "key",
     "client-ca",
@@ -41,37 +73,103 @@ const KEYS: [&str; 7] = [
     "drain-timeout",
 ];
 
-/// Compiles the table.
-pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> Option<Listen> {
-    let table = report.required(
-        &loaded.file.listen,
-        "listen",
-        "the table `[listen]` with `address`, `certificate`, `key`",
-    )?;
-    report.unknown(&table.unknown, "listen.", &KEYS);
-    let address = address(&table.address, "listen.address", "such as \"0.0.0.0:11002\"", report);
-    let chain = file(
-        loaded,
-        &table.certificate,
-        "listen.certificate",
-        pem::certificates,
-        report,
-    );
-    let key = file(loaded, &table.key, "listen.key", pem::private_key, report);
-    let mode = report
-        .value(&table.client_certificate, "listen.client-certificate")
-        .copied()
-        .unwrap_or_default();
-    let mut expiries = Vec::new();
-    if let Some(leaf) = chain.as_ref().and_then(|chain| chain.first()) {
-        note_expiry("server", leaf, &mut expiries);
+/// Compiles the tables; at least one, unless the report has a problem.
+pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> Vec<Listen> {
+    let hint = "the table `[listen]` with `address`, `certificate`, `key`";
+    let tables = report.required(&loaded.file.listen, "listen", hint);
+    let tables = tables.map(|tables| tables.named("listen")).unwrap_or_default();
+    if matches!(&loaded.file.listen, Key::Good(Tables::Many(tables)) if tables.is_empty()) {
+        report.add_with_hint("listen", "is empty", hint);
     }
-    let trusted = trusted(loaded, table, mode, &mut expiries, report);
-    let crls = revocation_lists(loaded, table, report);
+    let mut listeners: Vec<Listen> = Vec::new();
+    for (at, table) in tables {
+        let Some(table) = report.value(table, &at) else { continue };
+        let Some(mut listen) = compile_one(loaded, table, &at, policy, report) else {
+            continue;
+        };
+        let address = listen.id.address;
+        listen.id.before = listeners.iter().filter(|other| other.id.address == address).count();
+        if listen.id.before > 0 && address.port() != 0 {
+            report.add(
+                format!("{at}.address"),
+                format!("another listener has `{address}` already"),
+            );
+        }
+        listeners.push(listen);
+    }
+    listeners
+}
+
+fn compile_one(
+    loaded: &Loaded,
+    table: &file::Listen,
+    at: &str,
+    policy: &Policy,
+    report: &mut Report,
+) -> Option<Listen> {
+    let key = |part: &str| format!("{at}.{part}");
+    report.unknown(&table.unknown, &format!("{at}."), &KEYS);
+    let address = address(&table.address, &key("address"), "such as \"0.0.0.0:11002\"", report);
     let drain_timeout = report
-        .value(&table.drain_timeout, "listen.drain-timeout")
+        .value(&table.drain_timeout, &key("drain-timeout"))
         .copied()
         .unwrap_or(60);
+    let mut expiries = Vec::new();
+    let security = if report.value(&table.tls, &key("tls")) == Some(&false) {
+        clear(table, at, report)
+    } else {
+        tls(loaded, table, at, policy, &mut expiries, report)
+    };
+    Some(Listen {
+        id: ListenerId {
+            address: address?,
+            before: 0,
+        },
+        security: security?,
+        drain_timeout: Duration::from_secs(drain_timeout),
+        expiries,
+    })
+}
+
+fn clear(table: &file::Listen, at: &str, report: &mut Report) -> Option<Security> {
+    let given = [
+        ("certificate", table.certificate != Key::Absent),
+        ("key", table.key != Key::Absent),
+        ("client-ca", table.client_ca != Key::Absent),
+        ("client-crl", table.client_crl != Key::Absent),
+        ("client-certificate", table.client_certificate != Key::Absent),
+    ];
+    let given: Vec<_> = given.into_iter().filter(|(_, is_given)| *is_given).collect();
+    for (name, _) in &given {
+        report.add_with_hint(
+            format!("{at}.{name}"),
+            "has no meaning with `tls = false`",
+            "without TLS nobody shows a certificate, and every caller is anonymous",
+        );
+    }
+    given.is_empty().then_some(Security::Clear)
+}
+
+fn tls(
+    loaded: &Loaded,
+    table: &file::Listen,
+    at: &str,
+    policy: &Policy,
+    expiries: &mut Vec<(String, i64)>,
+    report: &mut Report,
+) -> Option<Security> {
+    let key = |part: &str| format!("{at}.{part}");
+    let chain = file(loaded, &table.certificate, &key("certificate"), pem::certificates, report);
+    let private = file(loaded, &table.key, &key("key"), pem::private_key, report);
+    let mode = report
+        .value(&table.client_certificate, &key("client-certificate"))
+        .copied()
+        .unwrap_or_default();
+    if let Some(leaf) = chain.as_ref().and_then(|chain| chain.first()) {
+        note_expiry("server", leaf, expiries);
+    }
+    let trusted = trusted(loaded, table, &key("client-ca"), mode, expiries, report);
+    let crls = revocation_lists(loaded, table, &key("client-crl"), report);
 
     // A rule about one certificate, not about all of them.
     let is_named = |der: &CertificateDer<'_>| {
@@ -84,15 +182,12 @@ pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> Option<
         })
     };
     let verifier = ClientVerifier::new(&trusted?, &crls?, mode == ClientCertificate::Required, &is_named);
-    let verifier = Arc::new(report.ok(verifier, "listen.client-ca")?);
-    let tls = tls::server_config(chain?, key?, Arc::clone(&verifier))
+    let verifier = Arc::new(report.ok(verifier, &key("client-ca"))?);
+    let config = tls::server_config(chain?, private?, Arc::clone(&verifier))
         .map_err(|error| format!("certificate and key can't be used together: {error}"));
-    Some(Listen {
-        address: address?,
-        tls: report.ok(tls, "listen.certificate")?,
+    Some(Security::Tls {
+        config: report.ok(config, &key("certificate"))?,
         verifier,
-        drain_timeout: Duration::from_secs(drain_timeout),
-        expiries,
     })
 }
 
@@ -122,11 +217,11 @@ fn file<T>(
 fn trusted(
     loaded: &Loaded,
     table: &file::Listen,
+    name: &str,
     mode: ClientCertificate,
     expiries: &mut Vec<(String, i64)>,
     report: &mut Report,
 ) -> Option<Vec<Trusted>> {
-    let name = "listen.client-ca";
     let hint = "the certificates of the authorities of clients, or of clients themselves";
     let entries = match mode {
         ClientCertificate::Required => report.required(&table.client_ca, name, hint)?,
@@ -167,19 +262,16 @@ fn trusted(
 fn revocation_lists(
     loaded: &Loaded,
     table: &file::Listen,
+    name: &str,
     report: &mut Report,
 ) -> Option<Vec<CertificateRevocationListDer<'static>>> {
     let mut lists = Vec::new();
     let mut complete = true;
-    for file in report
-        .value(&table.client_crl, "listen.client-crl")
-        .into_iter()
-        .flatten()
-    {
+    for file in report.value(&table.client_crl, name).into_iter().flatten() {
         let read = loaded
             .content(file)
             .and_then(|bytes| pem::revocation_lists(bytes).map_err(|error| format!("`{file}` {error}")));
-        match report.ok(read, "listen.client-crl") {
+        match report.ok(read, name) {
             Some(more) => lists.extend(more),
             None => complete = false,
         }
