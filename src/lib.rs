@@ -38,6 +38,7 @@
 //! | [`server`] | listeners, threads, drain |
 //! | [`connection`] | one client connection: handshake, HTTP/2, who calls |
 //! | [`proxy`] | one call |
+//! | [`reference_storage`] | BuildStream 1's index on top of Remote Asset: pure |
 //! | [`upstream`] | backends and the connections to them |
 //! | [`store`] | the embedded backend |
 //! | [`certs`] | makes certificates |
@@ -67,6 +68,7 @@ pub mod live;
 pub mod metrics;
 pub mod policy;
 pub mod proxy;
+pub mod reference_storage;
 pub mod route;
 pub mod server;
 pub mod snapshot;

@@ -14,6 +14,7 @@ use crate::config::{self, Problems};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::policy::rights::Right;
+use crate::proxy::completeness::Known;
 use crate::route::BackendId;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Backend, OpenError};
@@ -41,6 +42,8 @@ pub struct Shared {
     pub draining: watch::Sender<bool>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Artifacts that were found whole a moment ago.
+    pub known: Known,
 }
 
 /// Why a configuration was not taken into use. The one before goes on.
@@ -145,6 +148,7 @@ impl Shared {
             generation: watch::Sender::new(1),
             draining: watch::Sender::new(false),
             metrics,
+            known: Known::new(),
         };
         shared.note_success();
         Ok(shared)

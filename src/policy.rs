@@ -69,6 +69,9 @@ pub struct Uris {
     pub remote: bool,
     /// One or more `urn:` names, which only the server's own index can answer.
     pub local: bool,
+    /// One or more of the names that BuildStream 1 gives to its artifacts, see
+    /// [`crate::reference_storage::URN_PREFIX`].
+    pub build_stream_1: bool,
 }
 
 /// The proof that a call was authorized. It can only be made by [`Policy::decide`], can't be copied, and is what the
@@ -344,7 +347,16 @@ mod tests {
         let standing = reader.standing(&Identity::Anonymous);
         let ask = |remote, local| {
             reader
-                .decide(&standing, Method::FetchBlob, at(""), Uris { remote, local })
+                .decide(
+                    &standing,
+                    Method::FetchBlob,
+                    at(""),
+                    Uris {
+                        remote,
+                        local,
+                        ..Uris::default()
+                    },
+                )
                 .map(|permit| permit.right())
                 .map_err(|denial| denial.right)
         };

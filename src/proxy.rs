@@ -2,13 +2,18 @@
 
 mod answer;
 mod body;
+mod build_stream_1;
 pub mod capabilities;
+pub mod completeness;
 mod exchange;
+mod fault;
 pub mod headers;
+mod own;
 pub mod prefix;
 mod record;
 mod right;
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,8 +31,10 @@ use crate::status::Rejection;
 
 use answer::Answer;
 use body::Upload;
-use capabilities::May;
+use capabilities::{May, Told};
 use exchange::Exchange;
+use own::{Failed, OwnCalls};
+use prefix::LONGEST_HELD;
 use record::Record;
 use right::Held;
 
@@ -60,11 +67,15 @@ async fn try_handle(
     record: &mut Record,
 ) -> Result<u8, Rejection> {
     let method = method.ok_or_else(|| Rejection::unknown_method(record.path()))?;
-    if method.service() == Service::Health {
+    let service = method.service();
+    if service == Service::Health {
         return answer.health(method).await;
     }
     let mut held = Held::new(caller);
     let view = caller.view();
+    if service == Service::ReferenceStorage && !view.live.snapshot.reference_storage {
+        return Err(Rejection::unknown_method(record.path()));
+    }
     right::check(caller, &view)?;
     let denied = |denial| Rejection::denied(&caller.peer.identity, denial);
     view.standing.may_ever(method.rights()).map_err(denied)?;
@@ -77,13 +88,23 @@ async fn try_handle(
     let policy = &view.live.snapshot.policy;
     let permit = policy.decide(&view.standing, method, scope, uris).map_err(denied)?;
     record.allowed(&view.live, &permit);
+    if service == Service::ReferenceStorage || method == Method::FetchDirectory && uris.build_stream_1 {
+        let own = Own {
+            caller,
+            view: &view,
+            permit,
+            uris,
+            headers: parts.headers,
+        };
+        return own.answer(&mut upload, answer, record, &mut held).await;
+    }
     let backend = view
         .live
         .snapshot
         .routes
         .pick(&permit)
         .and_then(|id| view.live.backend(id))
-        .ok_or(Rejection::NoBackend(method.service()))?;
+        .ok_or(Rejection::NoBackend(service))?;
     record.backend(backend.name());
     let told = told(method, &view, &permit, &parts.headers);
     let mut headers = parts.headers;
@@ -117,8 +138,67 @@ async fn name(method: Method, upload: &mut Upload) -> Result<(Scope, Uris), Reje
     Ok((Scope::Instance(instance), reader.uris()))
 }
 
+/// A call that the gate answers by calls of its own.
+struct Own<'a> {
+    caller: &'a Arc<Caller>,
+    view: &'a View,
+    permit: Permit,
+    uris: Uris,
+    headers: HeaderMap,
+}
+
+impl Own<'_> {
+    async fn answer(
+        mut self,
+        upload: &mut Upload,
+        answer: &mut Answer,
+        record: &mut Record,
+        held: &mut Held,
+    ) -> Result<u8, Rejection> {
+        headers::for_upstream(&mut self.headers);
+        // What the gate asks is not compressed, and it will read the answer.
+        for name in ["grpc-encoding", "grpc-accept-encoding"] {
+            self.headers.remove(name);
+        }
+        let method = self.permit.method();
+        let calls = OwnCalls {
+            identity: &self.caller.peer.identity,
+            view: self.view,
+            worker: self.caller.worker,
+            scope: self.permit.scope(),
+            headers: self.headers,
+        };
+        record.backend(calls.backend(Method::FetchDirectory)?.name());
+        let known = &self.caller.shared.known;
+        let call = async {
+            if method == Method::FetchDirectory {
+                let message = upload.whole(LONGEST_HELD as usize).await?;
+                build_stream_1::fetch_directory(&calls, known, self.uris, message).await
+            } else {
+                let message = upload.whole(build_stream_1::LONGEST).await?;
+                build_stream_1::reference_storage(&calls, known, method, message).await
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            result = call => match result {
+                Ok(message) => Ok(message),
+                Err(Failed::Status(status)) => Err(status),
+                Err(Failed::Reject(rejection)) => return Err(rejection),
+            },
+            () = poll_fn(|cx| answer.poll_closed(cx)) => return Err(Rejection::Cancelled),
+            rejection = held.lost(&self.permit) => return Err(rejection),
+        };
+        record.received(upload.received());
+        if let Ok(message) = &result {
+            record.sent(message.len());
+        }
+        Ok(answer.message(result).await?)
+    }
+}
+
 /// What this caller is told of the server's capabilities; `None` where the answer goes through as it is.
-fn told(method: Method, view: &View, permit: &Permit, headers: &HeaderMap) -> Option<May> {
+fn told(method: Method, view: &View, permit: &Permit, headers: &HeaderMap) -> Option<Told> {
     if method != Method::GetCapabilities || view.live.snapshot.capabilities == Capabilities::Unchanged {
         return None;
     }
@@ -131,6 +211,9 @@ fn told(method: Method, view: &View, permit: &Permit, headers: &HeaderMap) -> Op
         cas_push: has(Right::CasPush),
         execute: has(Right::Execute),
     };
-    let is_all = may.action_push && may.cas_push && may.execute;
-    (!is_all).then_some(may)
+    let route = view.live.snapshot.routes.of(method.service())?;
+    Some(Told {
+        may,
+        max_batch_total_size: route.max_batch_total_size,
+    })
 }

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// Whether GetCapabilities is told caller by caller.
     pub capabilities: Capabilities,
+    /// Whether `buildstream.v2.ReferenceStorage` is served.
+    pub reference_storage: bool,
     /// How many threads serve calls; `None` for one a core. Takes a restart.
     pub threads: Option<usize>,
     /// How to log; takes a restart.
@@ -68,6 +70,7 @@ impl Snapshot {
                 "routes",
                 "rules",
                 "capabilities",
+                "reference-storage",
                 "threads",
                 "log",
             ],
@@ -88,6 +91,7 @@ impl Snapshot {
             .value(&file.capabilities, "capabilities")
             .copied()
             .unwrap_or_default();
+        let reference_storage = report.value(&file.reference_storage, "reference-storage") != Some(&false);
         let threads = report.value(&file.threads, "threads").copied();
         if threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
             report.add("threads", "is not between 1 and 256");
@@ -103,6 +107,7 @@ impl Snapshot {
             backends,
             routes,
             capabilities,
+            reference_storage,
             threads,
             log,
         })

@@ -23,6 +23,8 @@ pub enum Code {
     Unknown = 2,
     /// The request can't be understood; trying again does not help.
     InvalidArgument = 3,
+    /// What was asked for is not there.
+    NotFound = 5,
     /// The caller may not do this.
     PermissionDenied = 7,
     /// The method is not known here.
@@ -100,6 +102,12 @@ pub enum Rejection {
         /// What the gRPC mapping of HTTP statuses makes of it.
         code: Code,
     },
+    /// A request of BuildStream 1 that no BuildStream sends.
+    #[error("{0}")]
+    Reference(#[from] crate::reference_storage::Invalid),
+    /// A directory tree is larger than the gate walks.
+    #[error("the artifact has a directory tree that is too large to be checked: {0}")]
+    TooLarge(&'static str),
     /// The client reset the stream or closed the connection.
     #[error("the client cancelled the call")]
     Cancelled,
@@ -119,11 +127,15 @@ impl Rejection {
     /// The gRPC code.
     pub fn code(&self) -> Code {
         match self {
-            Rejection::UnknownMethod { .. } | Rejection::NoBackend(_) | Rejection::Unreadable(Refusal::Compressed) => {
-                Code::Unimplemented
-            }
+            Rejection::UnknownMethod { .. }
+            | Rejection::NoBackend(_)
+            | Rejection::Unreadable(Refusal::Compressed)
+            | Rejection::Resource(InvalidResource::Legacy) => Code::Unimplemented,
             Rejection::Denied(..) | Rejection::Expired(_) | Rejection::Withdrawn(..) => Code::PermissionDenied,
-            Rejection::Unreadable(_) | Rejection::Instance(_) | Rejection::Resource(_) => Code::InvalidArgument,
+            Rejection::Unreadable(_) | Rejection::Instance(_) | Rejection::Resource(_) | Rejection::Reference(_) => {
+                Code::InvalidArgument
+            }
+            Rejection::TooLarge(_) => Code::Unknown,
             Rejection::Unavailable { .. } => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
             Rejection::Cancelled => Code::Cancelled,
@@ -146,6 +158,8 @@ impl Rejection {
             Rejection::Unreadable(_) => "unreadable-request",
             Rejection::Instance(_) => "invalid-instance",
             Rejection::Resource(_) => "invalid-resource",
+            Rejection::Reference(_) => "invalid-reference",
+            Rejection::TooLarge(_) => "too-large",
             Rejection::Unavailable { .. } => "unavailable",
             Rejection::NotGrpc { .. } => "not-grpc",
             Rejection::Cancelled => "cancelled",

@@ -18,7 +18,8 @@ use crate::snapshot::backends::{BackendPlan, Target};
 use crate::store::Store;
 
 use dial::Dialer;
-use pool::{Load, Pool};
+pub use pool::Load;
+use pool::Pool;
 
 /// One backend, with the connections of every thread to it.
 #[derive(Debug)]

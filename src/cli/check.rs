@@ -49,7 +49,12 @@ pub fn describe(snapshot: &Snapshot) -> String {
     for (index, plan) in snapshot.backends.iter().enumerate() {
         let services: Vec<_> = Service::ROUTED
             .into_iter()
-            .filter(|service| snapshot.routes.of(*service).is_some_and(|id| id.index() == index))
+            .filter(|service| {
+                snapshot
+                    .routes
+                    .of(*service)
+                    .is_some_and(|route| route.backend.index() == index)
+            })
             .map(Service::name)
             .collect();
         let target = match &plan.target {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::route::Completeness;
+
 /// The keys of a table that are not known, which is an error for each of them.
 pub type Unknown = BTreeMap<String, toml::Value>;
 
@@ -84,6 +86,9 @@ pub struct File {
     /// `capabilities = "truthful" | "unchanged"`: whether GetCapabilities is cut down to what the caller may do
     /// (default `truthful`; Bazel before 6 is always told of the right to write, since it fails otherwise).
     pub capabilities: Key<Capabilities>,
+    /// `reference-storage = true`: whether BuildStream 1.2 to 1.5 is served by `buildstream.v2.ReferenceStorage`, spoken
+    /// on top of Remote Asset (default `true`).
+    pub reference_storage: Key<bool>,
     /// `threads = N`: how many threads serve calls (default: one a core).
     pub threads: Key<usize>,
     /// `[log]`: what is logged, and how.
@@ -200,6 +205,12 @@ pub struct Route {
     pub services: Key<Vec<String>>,
     /// `backend = "NAME"`
     pub backend: Key<String>,
+    /// `asset-completeness = "check" | "trust"`, for a route with `asset`: whether BuildStream 1 hears of an artifact only
+    /// when every blob of it is there (default `check`).
+    pub asset_completeness: Key<Completeness>,
+    /// `max-batch-total-size = 3145728`, for a route with `capabilities` or `cas`: what clients are told where the
+    /// backend announces a `max_batch_total_size_bytes` of 0 (default 3 MiB, for messages of 4 MiB at most).
+    pub max_batch_total_size: Key<u64>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

@@ -23,6 +23,8 @@ pub enum Service {
     Workers,
     /// `google.devtools.build.v1.PublishBuildEvent`.
     Events,
+    /// `buildstream.v2.ReferenceStorage`, spoken by the gate itself on top of Remote Asset.
+    ReferenceStorage,
     /// `grpc.health.v1.Health`, answered by the gate itself.
     Health,
 }
@@ -49,6 +51,7 @@ impl Service {
             Service::Capabilities => "capabilities",
             Service::Workers => "workers",
             Service::Events => "events",
+            Service::ReferenceStorage => "reference-storage",
             Service::Health => "health",
         }
     }
@@ -215,6 +218,12 @@ methods! {
         Events, One, Unknown, None, EVENTS;
     PublishBuildToolEventStream = "google.devtools.build.v1.PublishBuildEvent" / "PublishBuildToolEventStream",
         Events, Stream, Unknown, None, EVENTS;
+    GetReference = "buildstream.v2.ReferenceStorage" / "GetReference",
+        ReferenceStorage, One, Field(1), None, PULL;
+    UpdateReference = "buildstream.v2.ReferenceStorage" / "UpdateReference",
+        ReferenceStorage, One, Field(1), None, ASSET_PUSH;
+    Status = "buildstream.v2.ReferenceStorage" / "Status",
+        ReferenceStorage, One, Field(1), None, Rights::ALL;
     HealthCheck = "grpc.health.v1.Health" / "Check",
         Health, One, Unknown, None, Rights::NONE;
     HealthWatch = "grpc.health.v1.Health" / "Watch",

@@ -10,6 +10,9 @@ use super::method::ResourceKind;
 /// Why a resource name can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidResource {
+    /// It is `HASH/SIZE`, as only BuildStream 1.1 wrote it.
+    #[error("resource names of BuildStream 1.1 (`HASH/SIZE`) are not served: use BuildStream 1.2 or newer")]
+    Legacy,
     /// None of the keywords of the grammar is in it.
     #[error("the resource name has no `blobs`, `compressed-blobs` or `uploads` component")]
     NoKeyword,
@@ -43,7 +46,7 @@ pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, Inval
     if name.chars().any(char::is_control) {
         return Err(InvalidResource::ControlCharacter);
     }
-    let (instance, keyword, rest) = split_at_keyword(name).ok_or(InvalidResource::NoKeyword)?;
+    let (instance, keyword, rest) = split_at_keyword(name).ok_or_else(|| without_keyword(name))?;
     let mut rest = rest.split('/');
     let blobs = match (kind, keyword) {
         (ResourceKind::Read, _) => keyword,
@@ -89,6 +92,14 @@ fn split_at_keyword(name: &str) -> Option<(&str, &str, &str)> {
         start = end + 1;
     }
     None
+}
+
+fn without_keyword(name: &str) -> InvalidResource {
+    let mut parts = name.split('/');
+    match (check_digest(&mut parts), parts.next()) {
+        (Ok(()), None) => InvalidResource::Legacy,
+        _ => InvalidResource::NoKeyword,
+    }
 }
 
 fn check_digest<'a>(parts: &mut impl Iterator<Item = &'a str>) -> Result<(), InvalidResource> {
@@ -138,7 +149,8 @@ mod tests {
     fn everything_else_is_refused() {
         use InvalidResource::{ControlCharacter, Digest, Instance, NoKeyword, NoUpload, Trailing, WrongKind};
         assert_eq!(read(""), Err(NoKeyword));
-        assert_eq!(read("HASH/12"), Err(NoKeyword));
+        assert_eq!(read("HASH/1"), Err(InvalidResource::Legacy));
+        assert_eq!(read("HASH/1/x"), Err(NoKeyword));
         assert_eq!(read("/blobs/HASH/12"), Err(Instance(InvalidInstance::EmptyComponent)));
         assert_eq!(read("a//blobs/HASH/12"), Err(Instance(InvalidInstance::EmptyComponent)));
         assert_eq!(read("a/../blobs/HASH/12"), Err(Instance(InvalidInstance::Dots)));

@@ -11,9 +11,10 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::headers::NotGrpc;
+use super::own::Status;
 use crate::http2::{self, Closed};
 use crate::policy::method::Method;
-use crate::status::{Code, Rejection};
+use crate::status::{Code, Rejection, encode_message};
 
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_MESSAGE: &str = "grpc-message";
@@ -93,6 +94,27 @@ impl Answer {
         };
     }
 
+    /// Answers with a message, which comes with its prefix, and OK; or with another status alone. Gives the status.
+    pub(super) async fn message(&mut self, result: Result<Bytes, Status>) -> Result<u8, Closed> {
+        let mut response = Response::new(());
+        let (body, status) = match result {
+            Ok(body) => (Some(body), status_headers(Code::Ok as u8, "")),
+            Err(status) => (None, status_headers(status.code, &encode_message(&status.message))),
+        };
+        let code = grpc_status(&status).unwrap_or_default();
+        if body.is_none() {
+            *response.headers_mut() = status.clone();
+        }
+        let content_type = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        self.head(response, body.is_none())?;
+        if let Some(body) = body {
+            self.data(body).await?;
+            self.trailers(status)?;
+        }
+        Ok(code)
+    }
+
     /// Answers a request that is no gRPC; gives the HTTP status.
     pub(super) fn not_grpc(&mut self, not_grpc: NotGrpc) -> StatusCode {
         let status = match not_grpc {
@@ -109,19 +131,16 @@ impl Answer {
     pub(super) async fn health(&mut self, method: Method) -> Result<u8, Rejection> {
         // HealthCheckResponse { status: SERVING } (grpc health.proto), framed.
         const SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
-        let mut response = Response::new(());
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        self.head(response, false).map_err(|Closed| Rejection::Cancelled)?;
-        self.data(SERVING).await.map_err(|Closed| Rejection::Cancelled)?;
-        if method == Method::HealthWatch {
-            poll_fn(|cx| self.poll_closed(cx)).await;
-            return Err(Rejection::Cancelled);
+        if method != Method::HealthWatch {
+            return self.message(Ok(SERVING)).await.map_err(Rejection::from);
         }
-        self.trailers(status_headers(Code::Ok as u8, ""))
-            .map_err(|Closed| Rejection::Cancelled)?;
-        Ok(Code::Ok as u8)
+        let mut response = Response::new(());
+        let content_type = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        self.head(response, false)?;
+        self.data(SERVING).await?;
+        poll_fn(|cx| self.poll_closed(cx)).await;
+        Err(Rejection::Cancelled)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
-use super::prefix::{Progress, Reader};
+use super::prefix::{Progress, Reader, Refusal};
 use crate::http2::{self, Closed};
 use crate::policy::method::Method;
 use crate::status::Rejection;
@@ -72,9 +72,21 @@ impl Upload {
         }
         self.reader
             .as_ref()
-            .ok_or(Rejection::Unreadable(super::prefix::Refusal::Malformed(
-                "it has no name",
-            )))
+            .ok_or(Rejection::Unreadable(Refusal::Malformed("it has no name")))
+    }
+
+    /// Reads the only message of the call to its end, at most `limit` bytes of it; gives it with its prefix.
+    pub(super) async fn whole(&mut self, limit: usize) -> Result<Bytes, Rejection> {
+        while let Some((chunk, _)) = self.next().await? {
+            self.release(chunk.len());
+            self.keep(chunk);
+            if self.kept_bytes > limit {
+                return Err(Rejection::Unreadable(Refusal::TooLong(
+                    "a request of this kind is short",
+                )));
+            }
+        }
+        Ok(Bytes::from(self.kept.concat()))
     }
 
     /// Whether the whole request so far can be sent again, for [`Upload::forward`] on another stream.
@@ -168,7 +180,12 @@ impl Upload {
     fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.owed);
         self.owed -= bytes;
-        // Fails only when the stream is gone, and then there is no window to give back.
-        let _gone = self.body.flow_control().release_capacity(bytes);
+        release(&mut self.body, bytes);
     }
+}
+
+/// Gives back window of a stream for bytes that were taken care of.
+pub(super) fn release(body: &mut RecvStream, bytes: usize) {
+    // Fails only when the stream is gone, and then there is no window to give back.
+    let _gone = body.flow_control().release_capacity(bytes);
 }

@@ -10,10 +10,20 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
-use bazel_remote_apis::build::bazel::remote::execution::v2::RequestMetadata;
+use bazel_remote_apis::build::bazel::remote::execution::v2::{CacheCapabilities, RequestMetadata};
 
 /// The longest GetCapabilities answer that is read, in bytes; real ones have about 100.
 pub const LONGEST: usize = 64 * 1024;
+
+/// What a caller is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// What of it is left, by the caller's rights.
+    pub may: May,
+    /// What stands in the place of a `max_batch_total_size_bytes` of 0, in bytes: 0 means no limit, but the messages of
+    /// the backend have one that clients can't know.
+    pub max_batch_total_size: u64,
+}
 
 /// What a caller may do of what an answer announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +74,8 @@ pub fn decode_binary(value: &[u8]) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// When the bytes are not one uncompressed gRPC message that holds `ServerCapabilities`.
-pub fn tell(answer: &[u8], may: May) -> Result<Bytes, Unreadable> {
+pub fn tell(answer: &[u8], told: Told) -> Result<Bytes, Unreadable> {
+    let may = told.may;
     let (head, message) = answer.split_at_checked(5).ok_or(Unreadable)?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
     if head[0] != 0 || usize::try_from(length) != Ok(message.len()) {
@@ -72,7 +83,7 @@ pub fn tell(answer: &[u8], may: May) -> Result<Bytes, Unreadable> {
     }
     // ServerCapabilities: 1 cache_capabilities, 2 execution_capabilities
     let edited = edit(message, &|number, value| match number {
-        1 => cache(value, may).map(Edit::Replace),
+        1 => cache(value, told).map(Edit::Replace),
         2 if !may.execute => Ok(Edit::Drop),
         _ => Ok(Edit::Keep),
     })?;
@@ -83,16 +94,27 @@ pub fn tell(answer: &[u8], may: May) -> Result<Bytes, Unreadable> {
     Ok(framed.freeze())
 }
 
-/// CacheCapabilities: 2 action_cache_update_capabilities (whose 1 is update_enabled), 10 splice_blob_support.
-fn cache(message: &[u8], may: May) -> Result<Bytes, Unreadable> {
-    edit(message, &|number, value| match number {
+/// CacheCapabilities: 2 action_cache_update_capabilities (whose 1 is update_enabled), 4 max_batch_total_size_bytes,
+/// 10 splice_blob_support.
+fn cache(message: &[u8], told: Told) -> Result<Bytes, Unreadable> {
+    let may = told.may;
+    let edited = edit(message, &|number, value| match number {
         2 if !may.action_push => edit(value, &|number, _| {
             Ok(if number == 1 { Edit::Drop } else { Edit::Keep })
         })
         .map(Edit::Replace),
         10 if !may.cas_push => Ok(Edit::Drop),
         _ => Ok(Edit::Keep),
-    })
+    })?;
+    let announced = CacheCapabilities::decode(message).map_err(|_| Unreadable)?;
+    if announced.max_batch_total_size_bytes != 0 {
+        return Ok(edited);
+    }
+    // Of a field that is there twice the last one counts.
+    let mut edited = BytesMut::from(edited);
+    encode_key(4, WireType::Varint, &mut edited);
+    encode_varint(told.max_batch_total_size, &mut edited);
+    Ok(edited.freeze())
 }
 
 type Decide<'a> = dyn Fn(u32, &[u8]) -> Result<Edit, Unreadable> + 'a;
@@ -156,7 +178,7 @@ mod tests {
 
     fn announced() -> reapi::ServerCapabilities {
         reapi::ServerCapabilities {
-            cache_capabilities: Some(reapi::CacheCapabilities {
+            cache_capabilities: Some(CacheCapabilities {
                 digest_functions: vec![1],
                 action_cache_update_capabilities: Some(reapi::ActionCacheUpdateCapabilities { update_enabled: true }),
                 max_batch_total_size_bytes: 4_000_000,
@@ -171,8 +193,15 @@ mod tests {
         }
     }
 
+    fn limited(may: May) -> Told {
+        Told {
+            may,
+            max_batch_total_size: 1000,
+        }
+    }
+
     fn told(message: &[u8], may: May) -> reapi::ServerCapabilities {
-        let bytes = tell(&framed(message), may).unwrap();
+        let bytes = tell(&framed(message), limited(may)).unwrap();
         reapi::ServerCapabilities::decode(&bytes[5..]).unwrap()
     }
 
@@ -202,10 +231,23 @@ mod tests {
     }
 
     #[test]
+    fn no_limit_becomes_the_limit_of_messages_and_another_limit_stays() {
+        let mut announced = announced();
+        let limit = |announced: &reapi::ServerCapabilities| {
+            let told = told(&announced.encode_to_vec(), ALL);
+            told.cache_capabilities.unwrap().max_batch_total_size_bytes
+        };
+        assert_eq!(limit(&announced), 4_000_000);
+        let cache = announced.cache_capabilities.as_mut().unwrap();
+        cache.max_batch_total_size_bytes = 0;
+        assert_eq!(limit(&announced), 1000);
+    }
+
+    #[test]
     fn fields_of_the_future_stay() {
         let mut bytes = announced().encode_to_vec();
         bytes.extend_from_slice(b"\xa2\x06\x03new\x98\x06\x07");
-        let edited = tell(&framed(&bytes), NONE).unwrap();
+        let edited = tell(&framed(&bytes), limited(NONE)).unwrap();
         assert!(edited.ends_with(b"\xa2\x06\x03new\x98\x06\x07"));
     }
 
@@ -218,7 +260,7 @@ mod tests {
             b"\0\0\0\0\x02\x0a\x05",
             b"\0\0\0\0\x01\x0b",
         ] {
-            assert_eq!(tell(bytes, NONE), Err(Unreadable));
+            assert_eq!(tell(bytes, limited(NONE)), Err(Unreadable));
         }
     }
 

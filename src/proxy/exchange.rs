@@ -10,22 +10,22 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
-use http::{Response, StatusCode};
+use http::Response;
+use http::header::{CONTENT_LENGTH, HeaderMap};
 
 use super::answer::{Answer, grpc_status};
-use super::body::{Stop, Upload};
-use super::capabilities::{self, May};
+use super::body::{Stop, Upload, release};
+use super::capabilities::{self, Told};
+use super::fault::{Failure, Faults};
 use super::headers;
 use super::record::Record;
 use super::right::Held;
-use crate::http2::{self, Closed};
 use crate::policy::Permit;
 use crate::status::{Code, Rejection};
 use crate::upstream::{Backend, Outbound};
 
 /// How often a call is sent again at most.
-const RESENDS: usize = 3;
+pub(super) const RESENDS: usize = 3;
 
 /// A call and the backend that it goes to.
 pub(super) struct Exchange<'a> {
@@ -36,28 +36,7 @@ pub(super) struct Exchange<'a> {
     /// The request headers, fit for the backend.
     pub(super) headers: HeaderMap,
     /// What the caller is told of the capabilities, where the answer is edited.
-    pub(super) told: Option<May>,
-}
-
-/// How a try ended without an answer for the client.
-enum Failure {
-    /// For good.
-    Reject(Rejection),
-    /// The backend has certainly not seen the call.
-    Unprocessed(String),
-}
-
-impl From<Closed> for Failure {
-    /// The client takes no more of its answer.
-    fn from(_: Closed) -> Failure {
-        Failure::Reject(Rejection::Cancelled)
-    }
-}
-
-impl From<Rejection> for Failure {
-    fn from(rejection: Rejection) -> Failure {
-        Failure::Reject(rejection)
-    }
+    pub(super) told: Option<Told>,
 }
 
 impl Exchange<'_> {
@@ -77,7 +56,7 @@ impl Exchange<'_> {
                 .backend
                 .send(permit, self.worker, self.headers.clone(), is_empty)
                 .await;
-            let outbound = sent.map_err(|(_, unreachable)| self.unavailable(unreachable.0))?;
+            let outbound = sent.map_err(|(_, unreachable)| self.faults().unavailable(unreachable))?;
             let Outbound {
                 permit: back,
                 response,
@@ -102,7 +81,7 @@ impl Exchange<'_> {
                 }
             }
         }
-        Err(self.unavailable(last))
+        Err(self.faults().unavailable(last))
     }
 
     async fn relay(
@@ -130,7 +109,7 @@ impl Exchange<'_> {
             }
             Pin::new(&mut response)
                 .poll(cx)
-                .map(|head| head.map_err(|error| self.failure(&error)))
+                .map(|head| head.map_err(|error| self.faults().failure(&error)))
         })
         .await?;
         answer_begun.store(true, Ordering::Relaxed);
@@ -149,12 +128,11 @@ impl Exchange<'_> {
     }
 
     async fn down(&self, head: Response<RecvStream>, answer: &mut Answer, record: &mut Record) -> Result<u8, Failure> {
+        let status = self.faults().check_head(&head)?;
         let (mut parts, mut body) = head.into_parts();
-        let status = grpc_status(&parts.headers);
-        self.check_grpc(parts.status, &parts.headers, status)?;
         headers::for_client(&mut parts.headers);
         if body.is_end_stream() {
-            let code = status.ok_or_else(|| self.without_status())?;
+            let code = status.ok_or_else(|| self.faults().without_status())?;
             answer.head(Response::from_parts(parts, ()), true)?;
             return Ok(code);
         }
@@ -171,13 +149,14 @@ impl Exchange<'_> {
                 answer.trailers(trailers)?;
                 Ok(code)
             }
-            Some(may) => {
+            Some(told) => {
                 parts.headers.remove(CONTENT_LENGTH);
                 let mut message = BytesMut::new();
                 while let Some(chunk) = self.next(&mut body, answer).await? {
                     release(&mut body, chunk.len());
                     if message.len() + chunk.len() > capabilities::LONGEST {
                         return Err(self
+                            .faults()
                             .not_grpc("its capabilities are longer than 64 KiB", Code::Unknown)
                             .into());
                     }
@@ -186,10 +165,10 @@ impl Exchange<'_> {
                 let (code, trailers) = self.trailers(&mut body).await?;
                 answer.head(Response::from_parts(parts, ()), false)?;
                 if !message.is_empty() {
-                    let told = capabilities::tell(&message, may)
-                        .map_err(|error| self.not_grpc(&error.to_string(), Code::Unknown))?;
-                    record.sent(told.len());
-                    answer.data(told).await?;
+                    let edited = capabilities::tell(&message, told)
+                        .map_err(|error| self.faults().not_grpc(&error.to_string(), Code::Unknown))?;
+                    record.sent(edited.len());
+                    answer.data(edited).await?;
                 }
                 answer.trailers(trailers)?;
                 Ok(code)
@@ -206,7 +185,7 @@ impl Exchange<'_> {
             body.poll_data(cx).map(|chunk| {
                 chunk
                     .transpose()
-                    .map_err(|error| Failure::Reject(self.unavailable(error.to_string())))
+                    .map_err(|error| Failure::Reject(self.faults().unavailable(error)))
             })
         })
         .await
@@ -214,59 +193,15 @@ impl Exchange<'_> {
 
     async fn trailers(&self, body: &mut RecvStream) -> Result<(u8, HeaderMap), Failure> {
         let trailers = body.trailers().await;
-        let trailers = trailers.map_err(|error| self.unavailable(error.to_string()))?;
-        let mut trailers = trailers.ok_or_else(|| self.without_status())?;
+        let trailers = trailers.map_err(|error| self.faults().unavailable(error))?;
+        let mut trailers = trailers.ok_or_else(|| self.faults().without_status())?;
         headers::for_client(&mut trailers);
-        let code = grpc_status(&trailers).ok_or_else(|| self.without_status())?;
+        let code = grpc_status(&trailers).ok_or_else(|| self.faults().without_status())?;
         Ok((code, trailers))
     }
 
-    /// An answer that is no gRPC gets the status of the gRPC mapping (grpc doc/http-grpc-status-mapping.md), but for
-    /// 401 and 403: whoever the backend does not know is the gate and not the caller.
-    fn check_grpc(&self, status: StatusCode, headers: &HeaderMap, grpc: Option<u8>) -> Result<(), Rejection> {
-        if status == StatusCode::OK && (grpc.is_some() || headers.get(CONTENT_TYPE).is_some_and(headers::is_grpc)) {
-            return Ok(());
-        }
-        let code = match status.as_u16() {
-            404 => Code::Unimplemented,
-            429 | 502 | 503 | 504 => Code::Unavailable,
-            _ => Code::Unknown,
-        };
-        let content_type = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("none");
-        Err(self.not_grpc(
-            &format!("HTTP status {}, content type `{content_type}`", status.as_u16()),
-            code,
-        ))
-    }
-
-    fn failure(&self, error: &h2::Error) -> Failure {
-        if http2::is_unprocessed(error) {
-            Failure::Unprocessed(error.to_string())
-        } else {
-            Failure::Reject(self.unavailable(error.to_string()))
-        }
-    }
-
-    fn without_status(&self) -> Rejection {
-        self.unavailable("it ended its answer without a status".to_owned())
-    }
-
-    fn unavailable(&self, reason: String) -> Rejection {
-        Rejection::Unavailable {
-            backend: self.backend.name().to_owned(),
-            reason,
-        }
-    }
-
-    fn not_grpc(&self, reason: &str, code: Code) -> Rejection {
-        Rejection::NotGrpc {
-            backend: self.backend.name().to_owned(),
-            reason: reason.to_owned(),
-            code,
-        }
+    fn faults(&self) -> Faults<'_> {
+        Faults(self.backend)
     }
 }
 
@@ -282,9 +217,4 @@ where
         Ok(()) | Err(Stop::BackendClosed) => None,
         Err(Stop::Reject(rejection)) => Some(rejection),
     }
-}
-
-fn release(body: &mut RecvStream, bytes: usize) {
-    // Fails only when the stream is gone, and then there is no window to give back.
-    let _gone = body.flow_control().release_capacity(bytes);
 }

@@ -10,6 +10,7 @@
 
 use crate::policy::Uris;
 use crate::policy::method::{InstanceIn, Method, Requests};
+use crate::reference_storage::URN_PREFIX;
 
 /// From this many bytes of a message on, the name is taken for settled when a field behind it has come: serializers
 /// write fields in order. Should the name come after all, the message is cut off.
@@ -71,11 +72,25 @@ enum Frame {
 #[derive(Debug)]
 enum Field {
     Tag(Varint),
-    Value { bytes: u32 },
-    Length { number: u32, varint: Varint },
-    Name { left: u64, bytes: Vec<u8> },
-    Uri { left: u64, head: [u8; 4], filled: usize },
-    Skip { left: u64 },
+    Value {
+        bytes: u32,
+    },
+    Length {
+        number: u32,
+        varint: Varint,
+    },
+    Name {
+        left: u64,
+        bytes: Vec<u8>,
+    },
+    Uri {
+        left: u64,
+        head: [u8; URN_PREFIX.len()],
+        filled: usize,
+    },
+    Skip {
+        left: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -279,11 +294,12 @@ impl Reader {
                     *filled += 1;
                 }
                 if *left == 0 {
-                    if head.eq_ignore_ascii_case(b"urn:") {
+                    if head.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"urn:")) {
                         self.uris.local = true;
                     } else {
                         self.uris.remote = true;
                     }
+                    self.uris.build_stream_1 |= head == URN_PREFIX.as_bytes();
                     self.field = Field::START;
                 }
                 Ok(rest)
@@ -344,7 +360,7 @@ impl Reader {
             }
             return Ok(Field::Uri {
                 left: length,
-                head: [0; 4],
+                head: [0; URN_PREFIX.len()],
                 filled: 0,
             });
         }
@@ -564,15 +580,24 @@ mod tests {
         assert_eq!(
             fetch(&["urn:a", "URN:b"]),
             Uris {
-                remote: false,
-                local: true
+                local: true,
+                ..Uris::default()
             }
         );
         assert_eq!(
             fetch(&["urn:a", "https://b"]),
             Uris {
                 remote: true,
-                local: true
+                local: true,
+                ..Uris::default()
+            }
+        );
+        assert_eq!(
+            fetch(&["urn:fdc:buildstream.build:2020:v1:a/b/c"]),
+            Uris {
+                local: true,
+                build_stream_1: true,
+                ..Uris::default()
             }
         );
         for remote in ["", "urn", "git@host:x", "file:///etc/passwd", " urn:a"] {
@@ -580,7 +605,7 @@ mod tests {
                 fetch(&[remote]),
                 Uris {
                     remote: true,
-                    local: false
+                    ..Uris::default()
                 },
                 "{remote}"
             );

@@ -105,6 +105,8 @@ impl Record {
             | Rejection::Unreadable(_)
             | Rejection::Instance(_)
             | Rejection::Resource(_)
+            | Rejection::Reference(_)
+            | Rejection::TooLarge(_)
             | Rejection::Unavailable { .. }
             | Rejection::NotGrpc { .. }
             | Rejection::Cancelled => {}

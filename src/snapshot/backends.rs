@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use crate::config::Loaded;
 use crate::config::file::{self, Key};
 use crate::policy::method::Service;
-use crate::route::{BackendId, Routes};
+use crate::route::{BackendId, Route, Routes};
 use crate::tls::{self, pem};
 
 use super::report::Report;
@@ -297,7 +297,19 @@ fn routes(tables: &Key<Vec<Key<file::Route>>>, plans: &[BackendPlan], names: &[&
         let Some(table) = report.value(table, &at) else {
             continue;
         };
-        report.unknown(&table.unknown, &format!("{at}."), &["services", "backend"]);
+        report.unknown(
+            &table.unknown,
+            &format!("{at}."),
+            &["services", "backend", "asset-completeness", "max-batch-total-size"],
+        );
+        let completeness = report.value(&table.asset_completeness, &format!("{at}.asset-completeness"));
+        let max_batch = report.value(&table.max_batch_total_size, &format!("{at}.max-batch-total-size"));
+        if max_batch == Some(&0) {
+            report.add(
+                format!("{at}.max-batch-total-size"),
+                "is 0, which means no limit to clients",
+            );
+        }
         let backend_key = format!("{at}.backend");
         let name = report
             .required(&table.backend, &backend_key, "the name of a backend")
@@ -312,19 +324,27 @@ fn routes(tables: &Key<Vec<Key<file::Route>>>, plans: &[BackendPlan], names: &[&
             );
         }
         let backend = name.and_then(|name| plans.iter().position(|plan| *plan.name == *name));
+        let route = backend.map(|index| {
+            let usual = Route::to(BackendId::new(index));
+            Route {
+                completeness: completeness.copied().unwrap_or(usual.completeness),
+                max_batch_total_size: max_batch.copied().unwrap_or(usual.max_batch_total_size),
+                ..usual
+            }
+        });
         let services_key = format!("{at}.services");
         let known = Service::ROUTED.map(Service::name).join(", ");
         let services = report.required(&table.services, &services_key, &known);
         for service in services.into_iter().flatten() {
             let found = Service::ROUTED.into_iter().find(|known| known.name() == service);
-            match (found, backend) {
+            match (found, route) {
                 (None, _) => report.add_with_hint(
                     &*services_key,
                     format!("`{service}` is no service"),
                     format!("services: {known}"),
                 ),
-                (Some(service), Some(index)) => {
-                    if routes.set(service, BackendId::new(index)).is_some() {
+                (Some(service), Some(route)) => {
+                    if routes.set(service, route).is_some() {
                         report.add(&*services_key, format!("`{}` has a route already", service.name()));
                     }
                 }

@@ -83,7 +83,9 @@ pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> Vec<Lis
     }
     let mut listeners: Vec<Listen> = Vec::new();
     for (at, table) in tables {
-        let Some(table) = report.value(table, &at) else { continue };
+        let Some(table) = report.value(table, &at) else {
+            continue;
+        };
         let Some(mut listen) = compile_one(loaded, table, &at, policy, report) else {
             continue;
         };
@@ -159,7 +161,13 @@ fn tls(
     report: &mut Report,
 ) -> Option<Security> {
     let key = |part: &str| format!("{at}.{part}");
-    let chain = file(loaded, &table.certificate, &key("certificate"), pem::certificates, report);
+    let chain = file(
+        loaded,
+        &table.certificate,
+        &key("certificate"),
+        pem::certificates,
+        report,
+    );
     let private = file(loaded, &table.key, &key("key"), pem::private_key, report);
     let mode = report
         .value(&table.client_certificate, &key("client-certificate"))

@@ -1,4 +1,4 @@
-//! BuildStream 1.6.8, with the certificates that its documentation tells to make.
+//! BuildStream 1.6, 1.4 and 1.2, with the certificates that its documentation tells to make.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,14 +12,15 @@ use crate::process::{Ended, assert_has, run};
 /// A BuildStream with a home and a cache of its own.
 pub(crate) struct BuildStream<'a> {
     bst: PathBuf,
+    version: &'static str,
     /// Where its home, its project and its results are.
     scratch: &'a Path,
 }
 
 impl<'a> BuildStream<'a> {
-    /// `None` where there is no BuildStream 1.
-    pub(crate) fn new(scratch: &'a Path) -> Option<BuildStream<'a>> {
-        let bst = install::build_stream_1()?;
+    /// `None` where this version is not there.
+    pub(crate) fn new(version: &'static str, scratch: &'a Path) -> Option<BuildStream<'a>> {
+        let bst = install::build_stream_1(version)?;
         let project = scratch.join("project-1");
         std::fs::create_dir_all(project.join("files")).unwrap();
         for (name, text) in [
@@ -29,12 +30,12 @@ impl<'a> BuildStream<'a> {
         ] {
             std::fs::write(project.join(name), text).unwrap();
         }
-        Some(BuildStream { bst, scratch })
+        Some(BuildStream { bst, version, scratch })
     }
 
     /// Runs `bst` with this configuration. `home` names the local cache, a new one unless it was named before.
     pub(crate) fn run(&self, home: &str, settings: &str, arguments: &[&str]) -> Ended {
-        let home = self.scratch.join(format!("{home}-1"));
+        let home = self.scratch.join(format!("{home}-{}", self.version));
         std::fs::create_dir_all(&home).unwrap();
         let config = home.join("buildstream.conf");
         std::fs::write(&config, settings).unwrap();
@@ -57,7 +58,7 @@ impl<'a> BuildStream<'a> {
         assert_has(&pushed, &["Pushed artifact"]);
         let pulled = self.run("dev", dev, &["pull", "hello.bst"]).success();
         assert_has(&pulled, &["Pulled artifact"]);
-        let results = self.scratch.join("results-1");
+        let results = self.scratch.join(format!("results-{}", self.version));
         self.run("dev", dev, &["checkout", "hello.bst", results.to_str().unwrap()])
             .success();
         assert_eq!(std::fs::read_to_string(results.join("hello.txt")).unwrap(), "hello\n");
@@ -91,38 +92,70 @@ fn self_signed(folder: &Path) {
     }
 }
 
-fn drive(folder: tempfile::TempDir, backend: &str) {
+/// A gate for self-signed certificates, before a casd or with the embedded store.
+fn gate(folder: tempfile::TempDir, backend: &str) -> Gate {
     self_signed(folder.path());
-    let gate = Gate::start(folder, r#""old-ci.crt", "old-dev.crt""#, backend);
+    Gate::start(folder, r#""old-ci.crt", "old-dev.crt""#, backend)
+}
+
+fn drive(version: &'static str, gate: &Gate) {
     let scratch = tempfile::tempdir().unwrap();
-    let Some(bst) = BuildStream::new(scratch.path()) else {
+    let Some(bst) = BuildStream::new(version, scratch.path()) else {
         return;
     };
-    bst.push_and_pull(&settings(&gate, "old-ci", true), &settings(&gate, "old-dev", false));
+    bst.push_and_pull(&settings(gate, "old-ci", true), &settings(gate, "old-dev", false));
 
     let refused = bst
-        .run("dev-push", &settings(&gate, "old-dev", true), &["build", "hello.bst"])
+        .run("dev-push", &settings(gate, "old-dev", true), &["build", "hello.bst"])
         .text;
     assert!(!refused.contains("Pushed artifact"), "{refused}");
     assert_has(&refused, &["does not allow push"]);
 
     let stranger = bst
-        .run("stranger", &settings(&gate, "ci", false), &["pull", "hello.bst"])
+        .run("stranger", &settings(gate, "ci", false), &["pull", "hello.bst"])
         .text;
     assert!(!stranger.contains("Pulled artifact"), "{stranger}");
     assert_has(&gate.log(), &["issuer=\"CN=casgate authority\""]);
 }
 
-#[test]
-fn build_stream_1_before_casd() {
+fn before_casd(version: &'static str) {
     let folder = folder();
     let Some(casd) = Casd::on_unix(folder.path()) else {
         return;
     };
-    drive(folder, &format!("endpoint = {:?}", casd.endpoint));
+    drive(version, &gate(folder, &format!("endpoint = {:?}", casd.endpoint)));
+}
+
+fn before_the_embedded_store(version: &'static str) {
+    drive(version, &gate(folder(), r#"store = "file:store""#));
 }
 
 #[test]
-fn build_stream_1_before_the_embedded_store() {
-    drive(folder(), r#"store = "file:store""#);
+fn build_stream_1_6_before_casd() {
+    before_casd("1.6.8");
+}
+
+#[test]
+fn build_stream_1_6_before_the_embedded_store() {
+    before_the_embedded_store("1.6.8");
+}
+
+#[test]
+fn build_stream_1_4_before_casd() {
+    before_casd("1.4.3");
+}
+
+#[test]
+fn build_stream_1_4_before_the_embedded_store() {
+    before_the_embedded_store("1.4.3");
+}
+
+#[test]
+fn build_stream_1_2_before_casd() {
+    before_casd("1.2.8");
+}
+
+#[test]
+fn build_stream_1_2_before_the_embedded_store() {
+    before_the_embedded_store("1.2.8");
 }

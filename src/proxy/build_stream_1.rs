@@ -1,0 +1,107 @@
+//! What BuildStream 1 is answered: ReferenceStorage by Remote Asset, and no artifact that is not whole.
+//!
+//! The servers that BuildStream 1 was made for promised that a reference which they return is complete. casd hands out
+//! names whose blobs are gone; BuildStream 1 then takes the artifact for uploaded, and every later pull fails.
+
+use bazel_remote_apis::build::bazel::remote::asset::v1 as asset;
+use bazel_remote_apis::build::bazel::remote::execution::v2::Digest;
+use bytes::Bytes;
+use prost::Message;
+
+use super::completeness::{self, Known};
+use super::own::{Failed, OwnCalls, Status, framed};
+use crate::policy::Uris;
+use crate::policy::method::{Method, Service};
+use crate::policy::rights::Right;
+use crate::reference_storage::{self, GetReferenceResponse, Invalid, StatusResponse};
+use crate::route::Completeness;
+use crate::status::Rejection;
+
+/// The longest request of ReferenceStorage, in bytes; real ones have about 200.
+pub(super) const LONGEST: usize = 64 * 1024;
+
+/// What the URIs of ReferenceStorage are.
+const NAMES: Uris = Uris {
+    remote: false,
+    local: true,
+    build_stream_1: true,
+};
+
+/// Answers a call of ReferenceStorage, whose message comes with its prefix.
+pub(super) async fn reference_storage(
+    calls: &OwnCalls<'_>,
+    known: &Known,
+    method: Method,
+    message: Bytes,
+) -> Result<Bytes, Failed> {
+    match method {
+        Method::GetReference => {
+            let request = reference_storage::fetch(read(&message)?).map_err(Rejection::from)?;
+            let (response, _) = fetch(calls, known, NAMES, framed(&request)).await?;
+            let digest = response.root_directory_digest;
+            Ok(framed(&GetReferenceResponse { digest }))
+        }
+        Method::UpdateReference => {
+            let request = reference_storage::push(read(&message)?).map_err(Rejection::from)?;
+            calls
+                .unary::<asset::PushDirectoryResponse>(Method::PushDirectory, Uris::default(), framed(&request))
+                .await?;
+            Ok(framed(&()))
+        }
+        Method::Status => Ok(framed(&StatusResponse {
+            // A push is blobs first and the name last.
+            allow_updates: [Right::CasPush, Right::AssetPush]
+                .into_iter()
+                .all(|right| calls.has(right)),
+        })),
+        other => Err(Rejection::unknown_method(other.path()).into()),
+    }
+}
+
+/// Answers a FetchDirectory for an artifact of BuildStream 1; the message comes with its prefix.
+pub(super) async fn fetch_directory(
+    calls: &OwnCalls<'_>,
+    known: &Known,
+    uris: Uris,
+    message: Bytes,
+) -> Result<Bytes, Failed> {
+    let (_, bytes) = fetch(calls, known, uris, message).await?;
+    Ok(super::own::frame(&bytes))
+}
+
+async fn fetch(
+    calls: &OwnCalls<'_>,
+    known: &Known,
+    uris: Uris,
+    request: Bytes,
+) -> Result<(asset::FetchDirectoryResponse, Bytes), Failed> {
+    let (response, bytes) = calls
+        .unary::<asset::FetchDirectoryResponse>(Method::FetchDirectory, uris, request)
+        .await?;
+    // Some servers say OK, and NOT_FOUND within the message (remote_asset.proto allows it). BuildStream 1 does not look
+    // there.
+    if let Some(status) = &response.status
+        && status.code != 0
+    {
+        return Err(Failed::Status(Status {
+            code: u8::try_from(status.code).unwrap_or(crate::status::Code::Unknown as u8),
+            message: status.message.clone(),
+        }));
+    }
+    let digest = response.root_directory_digest.as_ref();
+    let digest: &Digest = digest
+        .filter(|digest| reference_storage::is_digest(digest))
+        .ok_or_else(|| Failed::Status(Status::not_found("the name has no directory")))?;
+    let routes = &calls.view.live.snapshot.routes;
+    let completeness = routes.of(Service::Asset).map(|route| route.completeness);
+    if completeness != Some(Completeness::Trust) {
+        completeness::check(calls, known, digest).await?;
+    }
+    Ok((response, bytes))
+}
+
+/// The message of a request, whose reader has seen that it is whole and the only one.
+fn read<M: Message + Default>(framed: &[u8]) -> Result<M, Rejection> {
+    let message = framed.get(5..).unwrap_or_default();
+    M::decode(message).map_err(|_| Rejection::Reference(Invalid::Malformed))
+}

@@ -1,0 +1,299 @@
+//! Calls that the gate makes itself to answer a caller: with the caller's rights, each with a permit of its own.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::RecvStream;
+use h2::client::ResponseFuture;
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
+use prost::Message;
+
+use super::answer::grpc_status;
+use super::body::release;
+use super::exchange::RESENDS;
+use super::fault::{Failure, Faults};
+use crate::connection::View;
+use crate::http2;
+use crate::policy::identity::Identity;
+use crate::policy::method::Method;
+use crate::policy::rights::Right;
+use crate::policy::{Scope, Uris};
+use crate::status::{Code, Rejection};
+use crate::upstream::{Backend, Load, Outbound};
+
+/// The longest message that is taken from a backend, in bytes. gRPC's own limit is 4 MiB unless raised.
+const LONGEST: usize = 16 << 20;
+
+/// On whose behalf calls are made.
+pub(super) struct OwnCalls<'a> {
+    /// Who calls.
+    pub(super) identity: &'a Identity,
+    /// What the configuration gives to the caller.
+    pub(super) view: &'a View,
+    /// The thread whose connections are used.
+    pub(super) worker: usize,
+    /// The instance that the caller named.
+    pub(super) scope: &'a Scope,
+    /// The caller's headers, fit for a backend.
+    pub(super) headers: HeaderMap,
+}
+
+/// A status that a backend ended a call with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Status {
+    pub(super) code: u8,
+    pub(super) message: String,
+}
+
+/// Why a call has no good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// The backend said so, and the client is told the same.
+    Status(Status),
+    /// The gate says so.
+    Reject(Rejection),
+}
+
+impl From<Rejection> for Failed {
+    fn from(rejection: Rejection) -> Failed {
+        Failed::Reject(rejection)
+    }
+}
+
+impl Status {
+    /// NOT_FOUND.
+    pub(super) fn not_found(message: impl Into<String>) -> Status {
+        Status {
+            code: Code::NotFound as u8,
+            message: message.into(),
+        }
+    }
+
+    /// Nothing when all went well, else the status.
+    pub(super) fn ok(self) -> Result<(), Failed> {
+        if self.code == Code::Ok as u8 {
+            Ok(())
+        } else {
+            Err(Failed::Status(self))
+        }
+    }
+}
+
+/// The answer to a call: message by message, then the status.
+pub(super) struct Messages<'a> {
+    faults: Faults<'a>,
+    body: Option<RecvStream>,
+    buffer: BytesMut,
+    /// There from the begin where the head of the answer ended it.
+    status: Option<Status>,
+    /// Counts the call to its connection.
+    _load: Load,
+}
+
+impl OwnCalls<'_> {
+    /// The instance's name, as messages carry it.
+    pub(super) fn instance(&self) -> String {
+        match self.scope {
+            Scope::Instance(name) => name.as_str().to_owned(),
+            Scope::Unknown => String::new(),
+        }
+    }
+
+    /// Whether the caller has a right on the instance.
+    pub(super) fn has(&self, right: Right) -> bool {
+        self.view
+            .standing
+            .has(&self.view.live.snapshot.policy, right, self.scope)
+    }
+
+    /// The backend that serves a method.
+    pub(super) fn backend(&self, method: Method) -> Result<&Arc<Backend>, Rejection> {
+        let live = &self.view.live;
+        let route = live.snapshot.routes.of(method.service());
+        route
+            .and_then(|route| live.backend(route.backend))
+            .ok_or(Rejection::NoBackend(method.service()))
+    }
+
+    /// A call with one message each way, which is given decoded and as it came.
+    pub(super) async fn unary<Answer: Message + Default>(
+        &self,
+        method: Method,
+        uris: Uris,
+        request: Bytes,
+    ) -> Result<(Answer, Bytes), Failed> {
+        let mut messages = self.call(method, uris, request).await?;
+        let first = messages.next().await?;
+        messages.status().await?.ok()?;
+        let answer = first.and_then(|bytes| Some((Answer::decode(bytes.clone()).ok()?, bytes)));
+        let unreadable = || messages.faults.not_grpc("its message can't be read", Code::Unknown);
+        Ok(answer.ok_or_else(unreadable)?)
+    }
+
+    /// Makes a call with one message, which is [`framed`].
+    pub(super) async fn call(&self, method: Method, uris: Uris, request: Bytes) -> Result<Messages<'_>, Rejection> {
+        let policy = &self.view.live.snapshot.policy;
+        let denied = |denial| Rejection::denied(self.identity, denial);
+        let mut permit = policy
+            .decide(&self.view.standing, method, self.scope.clone(), uris)
+            .map_err(denied)?;
+        let backend = self.backend(method)?;
+        let faults = Faults(backend);
+        let mut last = String::new();
+        for _ in 0..=RESENDS {
+            let sent = backend.send(permit, self.worker, self.headers.clone(), false).await;
+            let Outbound {
+                permit: back,
+                response,
+                body,
+                load,
+            } = sent.map_err(|(_, unreachable)| faults.unavailable(unreachable))?;
+            permit = back;
+            match exchange(response, body, request.clone(), faults).await {
+                Ok((status, body)) => {
+                    return Ok(Messages {
+                        faults,
+                        body,
+                        buffer: BytesMut::new(),
+                        status,
+                        _load: load,
+                    });
+                }
+                Err(Failure::Reject(rejection)) => return Err(rejection),
+                Err(Failure::Unprocessed(reason)) => {
+                    backend.count_resent();
+                    last = reason;
+                }
+            }
+        }
+        Err(faults.unavailable(last))
+    }
+}
+
+/// Sends the message while it waits for the head of the answer, which may come before the message is out.
+async fn exchange(
+    response: ResponseFuture,
+    mut body: h2::SendStream<Bytes>,
+    request: Bytes,
+    faults: Faults<'_>,
+) -> Result<(Option<Status>, Option<RecvStream>), Failure> {
+    let send = async {
+        // Where the backend takes no more, its answer says why.
+        let _closed = http2::send(&mut body, request, true).await;
+        std::future::pending().await
+    };
+    let head = tokio::select! {
+        head = response => head.map_err(|error| faults.failure(&error))?,
+        never = send => never,
+    };
+    let code = faults.check_head(&head)?;
+    let (parts, body) = head.into_parts();
+    match code {
+        Some(code) => Ok((Some(status(code, &parts.headers)), None)),
+        None => Ok((None, Some(body))),
+    }
+}
+
+impl Messages<'_> {
+    /// The next message; `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Rejection> {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        loop {
+            if let Some(message) = take(&mut self.buffer).map_err(|text| self.faults.not_grpc(text, Code::Unknown))? {
+                return Ok(Some(message));
+            }
+            match body.data().await {
+                Some(chunk) => {
+                    let chunk = chunk.map_err(|error| self.faults.unavailable(error))?;
+                    release(body, chunk.len());
+                    self.buffer.extend_from_slice(&chunk);
+                }
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(self.faults.unavailable("it ended its answer within a message")),
+            }
+        }
+    }
+
+    /// Reads to the end, and gives the status.
+    pub(super) async fn status(&mut self) -> Result<Status, Rejection> {
+        if let Some(status) = &self.status {
+            return Ok(status.clone());
+        }
+        while self.next().await?.is_some() {}
+        let trailers = match &mut self.body {
+            Some(body) => body.trailers().await.map_err(|error| self.faults.unavailable(error))?,
+            None => None,
+        };
+        let trailers = trailers.ok_or_else(|| self.faults.without_status())?;
+        let code = grpc_status(&trailers).ok_or_else(|| self.faults.without_status())?;
+        let status = status(code, &trailers);
+        self.status = Some(status.clone());
+        Ok(status)
+    }
+}
+
+/// Takes one message out of the buffer, where it is whole.
+fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str> {
+    let Some(head) = buffer.first_chunk::<5>() else {
+        return Ok(None);
+    };
+    if head[0] != 0 {
+        return Err("it compressed a message that it was not asked to compress");
+    }
+    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > LONGEST {
+        return Err("its message is longer than 16 MiB");
+    }
+    if buffer.len() - head.len() < length {
+        return Ok(None);
+    }
+    buffer.advance(5);
+    Ok(Some(buffer.split_to(length).freeze()))
+}
+
+/// A message with its prefix (grpc PROTOCOL-HTTP2, "Length-Prefixed-Message").
+pub(super) fn framed(message: &impl Message) -> Bytes {
+    frame(&message.encode_to_vec())
+}
+
+/// The same for a message that is encoded.
+pub(super) fn frame(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(5 + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put_slice(message);
+    framed.freeze()
+}
+
+fn status(code: u8, headers: &HeaderMap) -> Status {
+    let message = headers.get("grpc-message").and_then(|value| value.to_str().ok());
+    let message = percent_decode_str(message.unwrap_or_default()).decode_utf8_lossy();
+    Status {
+        code,
+        message: message.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_whole_and_none_is_too_long() {
+        let mut buffer = BytesMut::new();
+        for byte in b"\0\0\0\0\x02ab\0\0\0\0\0" {
+            buffer.put_u8(*byte);
+            match buffer.len() {
+                7 => assert_eq!(take(&mut buffer).unwrap().unwrap(), "ab"),
+                _ if buffer.as_ref() == b"\0\0\0\0\0" => assert_eq!(take(&mut buffer).unwrap().unwrap(), ""),
+                _ => assert_eq!(take(&mut buffer), Ok(None)),
+            }
+        }
+        assert!(buffer.is_empty());
+        assert!(take(&mut BytesMut::from(&b"\x01\0\0\0\0"[..])).is_err());
+        assert!(take(&mut BytesMut::from(&b"\0\xff\0\0\0"[..])).is_err());
+    }
+}
