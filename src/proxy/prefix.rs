@@ -460,7 +460,7 @@ mod tests {
         reapi::BatchUpdateBlobsRequest {
             instance_name: instance.into(),
             requests: vec![reapi::batch_update_blobs_request::Request {
-                data: vec![0x0a; data].into(),
+                data: vec![0x0a; data],
                 ..Default::default()
             }],
             ..Default::default()
@@ -552,7 +552,7 @@ mod tests {
             framed(
                 &WriteRequest {
                     resource_name: name.into(),
-                    data: vec![1; 100].into(),
+                    data: vec![1; 100],
                     ..Default::default()
                 }
                 .encode_to_vec(),

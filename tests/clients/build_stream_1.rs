@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::build_stream_2;
 use crate::casd::Casd;
 use crate::gate::{Gate, folder};
 use crate::install;
@@ -116,6 +117,69 @@ fn drive(version: &'static str, gate: &Gate) {
         .text;
     assert!(!stranger.contains("Pulled artifact"), "{stranger}");
     assert_has(&gate.log(), &["issuer=\"CN=casgate authority\""]);
+}
+
+/// What one version pushed, another one pulls, and BuildStream 2 works with the same server.
+#[test]
+fn versions_share_their_artifacts_on_one_server() {
+    let folder = folder();
+    let Some(casd) = Casd::on_unix(folder.path()) else {
+        return;
+    };
+    let gate = Gate::before(folder, &casd.endpoint);
+    let (ci, dev) = (settings(&gate, "ci", true), settings(&gate, "dev", false));
+    // The cache keys of 1.2 are others.
+    for (pushes, pulls) in [("1.4.3", "1.6.8"), ("1.6.8", "1.4.3")] {
+        let scratch = tempfile::tempdir().unwrap();
+        let Some((pusher, puller)) =
+            BuildStream::new(pushes, scratch.path()).zip(BuildStream::new(pulls, scratch.path()))
+        else {
+            continue;
+        };
+        // An artifact of its own for each pair.
+        let file = scratch.path().join("project-1/files/hello.txt");
+        std::fs::write(file, format!("from {pushes} to {pulls}\n")).unwrap();
+        let pushed = pusher.run("ci", &ci, &["build", "hello.bst"]).success();
+        assert_has(&pushed, &["Pushed artifact"]);
+        let pulled = puller.run("dev", &dev, &["pull", "hello.bst"]).success();
+        assert_has(&pulled, &["Pulled artifact"]);
+        // Its strong and its weak key were both pushed, so there is nothing left to push.
+        let again = puller.run("ci", &ci, &["build", "hello.bst"]).success();
+        assert!(!again.contains("Pushed artifact"), "{pushes} {pulls} {again}");
+    }
+    build_stream_2::drive(&gate);
+}
+
+/// An artifact whose blob was lost is not there, until it is pushed again.
+#[test]
+fn an_incomplete_artifact_is_not_there_and_the_next_push_repairs_it() {
+    for version in ["1.6.8", "1.4.3"] {
+        let folder = folder();
+        let Some(casd) = Casd::on_unix(folder.path()) else {
+            return;
+        };
+        let objects = folder.path().join("casd/cas/objects");
+        let gate = Gate::before(folder, &casd.endpoint);
+        let (ci, dev) = (settings(&gate, "ci", true), settings(&gate, "dev", false));
+        let scratch = tempfile::tempdir().unwrap();
+        let Some(bst) = BuildStream::new(version, scratch.path()) else {
+            continue;
+        };
+        let pushed = bst.run("ci", &ci, &["build", "hello.bst"]).success();
+        assert_has(&pushed, &["Pushed artifact"]);
+
+        // SHA-256 of `hello\n`, the one file of the artifact.
+        let blob = objects.join("58/91b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03");
+        std::fs::remove_file(blob).unwrap();
+        let pulled = bst.run("dev", &dev, &["pull", "hello.bst"]).text;
+        assert!(!pulled.contains("Pulled artifact"), "{version} {pulled}");
+        assert_has(&pulled, &["does not have"]);
+
+        let repaired = bst.run("ci", &ci, &["push", "hello.bst"]).success();
+        assert_has(&repaired, &["Pushed artifact"]);
+        let pulled = bst.run("dev", &dev, &["pull", "hello.bst"]).success();
+        assert_has(&pulled, &["Pulled artifact"]);
+    }
 }
 
 fn before_casd(version: &'static str) {

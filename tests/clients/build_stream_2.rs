@@ -90,7 +90,7 @@ fn settings(gate: &Gate, certificate: &str, push: bool) -> String {
 }
 
 /// All that BuildStream 2 does with a gate.
-fn drive(gate: &Gate) {
+pub(crate) fn drive(gate: &Gate) {
     let scratch = tempfile::tempdir().unwrap();
     let Some(bst) = BuildStream::new(scratch.path()) else {
         return;

@@ -3,12 +3,7 @@
 //!
 //! `install.py` gets what is needed on first use. A client that can't be had fails its tests where CI=true, and is named
 //! as NOT RUN elsewhere.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test says by a panic what is wrong"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by a panic what is wrong")]
 
 mod bazel;
 mod build_stream_1;
