@@ -1,2 +1,5 @@
 //! Integration tests of the gate.
-fn main() {}
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by a panic what is wrong")]
+
+mod configs;
+mod readme;
