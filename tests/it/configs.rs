@@ -29,6 +29,8 @@ pub(crate) fn certificates() -> tempfile::TempDir {
     for client in ["ci", "dev"] {
         folder.client(client, 365).unwrap();
     }
+    // What bst-artifact-server takes as --client-certs.
+    std::fs::copy(dir.path().join("ci.crt"), dir.path().join("authorized.crt")).unwrap();
     dir
 }
 
