@@ -1,0 +1,198 @@
+//! The gate on port 0, with its configuration in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::mpsc;
+
+use casgate::live::ReloadError;
+use casgate::server::Gate as Server;
+use tempfile::TempDir;
+
+use super::DEADLINE;
+use super::backend::Backend;
+use super::pki::{Authority, Credentials};
+use super::wire::Client;
+
+/// A configuration, as parts that a test may change.
+pub(crate) struct Config {
+    /// Issues the certificates of the server and of clients.
+    pub(crate) authority: Authority,
+    /// Keys before the first table.
+    pub(crate) top: String,
+    /// More keys of `[listen]`.
+    pub(crate) listen: String,
+    /// The entries of `client-ca`.
+    pub(crate) client_ca: String,
+    /// The tables of backends and routes.
+    pub(crate) backends: String,
+    /// The rules.
+    pub(crate) rules: String,
+    /// Files beside the TOML file.
+    pub(crate) files: BTreeMap<&'static str, String>,
+}
+
+/// A gate that runs.
+pub(crate) struct Gate {
+    pub(crate) config: Config,
+    server: Option<Server>,
+    dir: TempDir,
+}
+
+/// `reader` may pull; `writer` may pull and push; `root` may everything; nobody else may anything.
+const CAST: &str = r#"
+[[rules]]
+name = "readers"
+certificate = { common-name = "reader" }
+allow = ["pull"]
+
+[[rules]]
+name = "writers"
+certificate = { common-name = "writer" }
+allow = ["pull", "push"]
+
+[[rules]]
+name = "roots"
+certificate = { common-name = "root" }
+allow = ["pull", "push", "execute", "worker", "events", "fetch-remote", "admin"]
+"#;
+
+impl Config {
+    /// One backend for everything, one thread, and the cast of `reader`, `writer` and `root`.
+    pub(crate) fn to(backend: &Backend) -> Config {
+        Config::to_endpoint(&backend.endpoint())
+    }
+
+    pub(crate) fn to_endpoint(endpoint: &str) -> Config {
+        let authority = Authority::new("test authority");
+        let server = authority.server();
+        let files = BTreeMap::from([
+            ("ca.crt", authority.pem()),
+            ("server.crt", server.pem()),
+            ("server.key", server.key_pem()),
+        ]);
+        Config {
+            authority,
+            top: "threads = 1".to_owned(),
+            listen: String::new(),
+            client_ca: r#""ca.crt""#.to_owned(),
+            backends: format!("[backends.cache]\nendpoint = \"{endpoint}\"\nconnections = 1\n"),
+            rules: CAST.to_owned(),
+            files,
+        }
+    }
+
+    /// Takes callers without a certificate as well.
+    pub(crate) fn with_anonymous(mut self) -> Config {
+        self.listen.push_str("client-certificate = \"optional\"\n");
+        self
+    }
+
+    /// One rule more; without `instances` for all of them.
+    pub(crate) fn rule(&mut self, name: &str, certificate: &str, allow: &[&str], instances: Option<&[&str]>) {
+        let rules = &mut self.rules;
+        write!(
+            rules,
+            "\n[[rules]]\nname = \"{name}\"\ncertificate = {certificate}\nallow = {allow:?}\n"
+        )
+        .unwrap();
+        if let Some(instances) = instances {
+            writeln!(rules, "instances = {instances:?}").unwrap();
+        }
+    }
+
+    fn write(&self, dir: &Path) {
+        for (name, content) in &self.files {
+            std::fs::write(dir.join(name), content).unwrap();
+        }
+        let text = format!(
+            "{}\n[listen]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n\
+             client-ca = [{}]\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n{}\n{}",
+            self.top, self.client_ca, self.listen, self.backends, self.rules
+        );
+        std::fs::write(dir.join("casgate.toml"), text).unwrap();
+    }
+}
+
+impl Gate {
+    pub(crate) async fn start(config: Config) -> Gate {
+        let dir = tempfile::tempdir().unwrap();
+        config.write(dir.path());
+        let path = dir.path().join("casgate.toml");
+        // It blocks on its own runtime, which may not happen within another.
+        let server = tokio::task::spawn_blocking(move || Server::start(&path)).await.unwrap();
+        let server = server.unwrap_or_else(|error| panic!("{error}"));
+        Gate {
+            config,
+            server: Some(server),
+            dir,
+        }
+    }
+
+    /// The gate itself.
+    pub(crate) fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.server().listen_address()
+    }
+
+    /// The folder of the configuration.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes the configuration as it is now, and loads it.
+    pub(crate) async fn reload(&self) -> Result<(), ReloadError> {
+        self.config.write(self.dir.path());
+        self.server().shared().reload().await
+    }
+
+    /// A client with a new certificate of this commonName.
+    pub(crate) async fn client(&self, name: &str) -> Client {
+        self.client_with(&self.config.authority.client(name)).await
+    }
+
+    pub(crate) async fn client_with(&self, credentials: &Credentials) -> Client {
+        Client::connect(self, Some(credentials)).await
+    }
+
+    pub(crate) async fn anonymous(&self) -> Client {
+        Client::connect(self, None).await
+    }
+
+    /// The sum of all series of a metric whose labels contain these texts.
+    pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = self.metrics();
+        text.lines()
+            .filter(|line| {
+                line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label))
+            })
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// All metrics as text.
+    pub(crate) fn metrics(&self) -> String {
+        let families = self.server().shared().metrics.registry.gather();
+        prometheus::TextEncoder::new().encode_to_string(&families).unwrap()
+    }
+}
+
+impl Drop for Gate {
+    /// It ends its runtime, which blocks, and must not take forever.
+    fn drop(&mut self) {
+        let server = self.server.take();
+        let (done, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            drop(server);
+            let _gone = done.send(());
+        });
+        let ended = ended.recv_timeout(DEADLINE);
+        if !std::thread::panicking() {
+            ended.expect("a gate that is dropped ends");
+        }
+    }
+}

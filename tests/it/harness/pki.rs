@@ -1,0 +1,246 @@
+//! Certificates, made anew for each test: good ones, and all the odd ones of the field.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    SigningKey,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::{Duration, OffsetDateTime};
+
+/// A certificate with its key.
+pub(crate) struct Credentials {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) serial: SerialNumber,
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+/// An authority.
+pub(crate) struct Authority {
+    own: Credentials,
+}
+
+impl Credentials {
+    fn self_signed(params: CertificateParams, key: KeyPair) -> Credentials {
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Credentials {
+            der,
+            serial: params.serial_number.clone().unwrap(),
+            params,
+            key,
+        }
+    }
+
+    /// The certificate as a PEM section.
+    pub(crate) fn pem(&self) -> String {
+        pem("CERTIFICATE", &self.der)
+    }
+
+    /// The key as a PEM section.
+    pub(crate) fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+
+    /// What is shown in a handshake.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.der.clone()]
+    }
+
+    pub(crate) fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
+    }
+
+    /// The certificate with a key that is not its own: what somebody has who saw the certificate go by.
+    pub(crate) fn with_wrong_key(&self) -> Credentials {
+        Credentials {
+            der: self.der.clone(),
+            serial: self.serial.clone(),
+            params: self.params.clone(),
+            key: KeyPair::generate().unwrap(),
+        }
+    }
+
+    /// A certificate that this one's key signs, whether it may or not.
+    pub(crate) fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
+        let mut params = params("");
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let der = params.signed_by(&key, &issuer).unwrap().der().clone();
+        Credentials {
+            der,
+            serial: params.serial_number.clone().unwrap(),
+            params,
+            key,
+        }
+    }
+}
+
+impl Authority {
+    /// An authority with keyUsage keyCertSign and cRLSign.
+    pub(crate) fn new(name: &str) -> Authority {
+        let mut params = params(name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Authority {
+            own: Credentials::self_signed(params, KeyPair::generate().unwrap()),
+        }
+    }
+
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.own.der.clone()
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.own.pem()
+    }
+
+    /// A server on the loopback interface.
+    pub(crate) fn server(&self) -> Credentials {
+        self.server_for(&["localhost", "127.0.0.1"])
+    }
+
+    pub(crate) fn server_for(&self, hosts: &[&str]) -> Credentials {
+        self.own.issue(|params| {
+            params.distinguished_name.push(DnType::CommonName, "server");
+            params.subject_alt_names = hosts
+                .iter()
+                .map(|host| match host.parse() {
+                    Ok(address) => rcgen::SanType::IpAddress(address),
+                    Err(_) => rcgen::SanType::DnsName((*host).try_into().unwrap()),
+                })
+                .collect();
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        })
+    }
+
+    /// A client with this one commonName.
+    pub(crate) fn client(&self, name: &str) -> Credentials {
+        self.client_with(name, |_| {})
+    }
+
+    /// The same, with something else about it.
+    pub(crate) fn client_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
+        self.own.issue(|params| {
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            change(params);
+        })
+    }
+
+    /// A revocation list with these certificates, as PEM.
+    pub(crate) fn revoke(&self, certificates: &[&Credentials]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let issuer = Issuer::from_params(&self.own.params, &self.own.key);
+        let revoked = |certificate: &&Credentials| RevokedCertParams {
+            serial_number: certificate.serial.clone(),
+            revocation_time: now - Duration::minutes(1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        CertificateRevocationListParams {
+            this_update: now - Duration::hours(1),
+            next_update: now + Duration::days(1),
+            crl_number: SerialNumber::from_slice(&[1]),
+            issuing_distribution_point: None,
+            revoked_certs: certificates.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(&issuer)
+        .unwrap()
+        .pem()
+        .unwrap()
+    }
+}
+
+/// What BuildStream's documentation makes: `openssl req -x509` gives CA:TRUE, and neither keyUsage nor names.
+pub(crate) fn build_stream(name: &str) -> Credentials {
+    self_signed(name, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))
+}
+
+/// A self-signed certificate with something about it.
+pub(crate) fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
+    let mut params = params(name);
+    change(&mut params);
+    Credentials::self_signed(params, KeyPair::generate().unwrap())
+}
+
+/// A self-signed X.509 v1 certificate, as `openssl x509 -req -signkey` makes: no version field and no extensions
+/// (RFC 5280, 4.1.2.1).
+pub(crate) fn version_1(name: &str) -> Credentials {
+    let mut made = self_signed(name, |_| {});
+    let parts = children(content(&made.der).0);
+    let kept: Vec<u8> = children(content(parts[0]).0)
+        .into_iter()
+        .filter(|field| !matches!(field[0], 0xa0 | 0xa3))
+        .flatten()
+        .copied()
+        .collect();
+    let tbs = tlv(0x30, &kept);
+    let signature = [&[0][..], &made.key.sign(&tbs).unwrap()].concat();
+    let whole = [&tbs[..], parts[1], &tlv(0x03, &signature)].concat();
+    made.der = tlv(0x30, &whole).into();
+    made
+}
+
+/// Makes a certificate that ended an hour ago.
+pub(crate) fn expired(params: &mut CertificateParams) {
+    params.not_after = OffsetDateTime::now_utc() - Duration::hours(1);
+}
+
+/// Makes a certificate that begins in an hour.
+pub(crate) fn not_yet_valid(params: &mut CertificateParams) {
+    params.not_before = OffsetDateTime::now_utc() + Duration::hours(1);
+}
+
+/// Any PEM section.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+fn params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    if !name.is_empty() {
+        params.distinguished_name.push(DnType::CommonName, name);
+    }
+    let serial = uuid::Uuid::new_v4();
+    params.serial_number = Some(SerialNumber::from_slice(&serial.as_bytes()[..15]));
+    params.not_before = OffsetDateTime::now_utc() - Duration::days(2);
+    params.not_after = OffsetDateTime::now_utc() + Duration::days(2);
+    params
+}
+
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len();
+    let head = match length {
+        0..0x80 => vec![tag, length as u8],
+        0x80..0x100 => vec![tag, 0x81, length as u8],
+        _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
+    };
+    [&head[..], content].concat()
+}
+
+/// The content of the first element, and how long the element is in all.
+fn content(der: &[u8]) -> (&[u8], usize) {
+    let (start, length) = match der[1] {
+        0x81 => (3, usize::from(der[2])),
+        0x82 => (4, usize::from(der[2]) << 8 | usize::from(der[3])),
+        short => (2, usize::from(short)),
+    };
+    (&der[start..start + length], start + length)
+}
+
+/// The elements of a sequence's content, each with its head.
+fn children(mut rest: &[u8]) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (element, behind) = rest.split_at(content(rest).1);
+        found.push(element);
+        rest = behind;
+    }
+    found
+}

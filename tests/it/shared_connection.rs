@@ -1,0 +1,121 @@
+//! The connection to a backend, which calls of all clients share: it comes back, and no client can end it.
+
+use casgate::policy::method::Method;
+
+use crate::harness::backend::{Backend, Exchange, Options, Place, silent, unary};
+use crate::harness::gate::{Config, Gate};
+use crate::harness::wire::grpc_request;
+use crate::harness::{assert_unavailable, grpc, until};
+
+#[tokio::test]
+async fn a_backend_that_comes_back_is_used_without_a_restart() {
+    for place in [Place::tcp(), Place::unix()] {
+        let backend = Backend::at(place, Options::default(), unary);
+        let gate = Gate::start(Config::to(&backend)).await;
+        let mut client = gate.client("reader").await;
+        assert_eq!(client.ask(Method::Read, "").await.code(), Some(0));
+        let place = backend.vanish().await;
+        until("the gate notices", || {
+            gate.metric("casgate_backend_connections", &[]) == 0.0
+        })
+        .await;
+        assert_unavailable(&client.ask(Method::Read, "").await, "can't be reached");
+        assert_eq!(gate.metric("casgate_backend_up", &["cache"]), 0.0);
+        let _back = Backend::at(place, Options::default(), unary);
+        let mut code = None;
+        while code != Some(0) {
+            let reply = client.ask(Method::Read, "").await;
+            code = reply.code();
+            assert!(matches!(code, Some(0 | 14)), "{reply:?}");
+        }
+        assert_eq!(gate.metric("casgate_backend_up", &["cache"]), 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_short_absence_of_the_backend_goes_unnoticed() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut client = gate.client("reader").await;
+    assert_eq!(client.ask(Method::Read, "").await.code(), Some(0));
+    let place = backend.vanish().await;
+    until("the gate notices", || {
+        gate.metric("casgate_backend_connections", &[]) == 0.0
+    })
+    .await;
+    let mut call = client.open(Method::Read);
+    call.body.send_data(grpc::request(Method::Read, ""), true).unwrap();
+    until("an attempt fails", || {
+        gate.metric("casgate_backend_connect_failures_total", &[]) > 0.0
+    })
+    .await;
+    let _back = Backend::at(place, Options::default(), unary);
+    let reply = call.reply().await;
+    assert_eq!(reply.code(), Some(0), "{reply:?}");
+}
+
+#[tokio::test]
+async fn cancels_of_clients_do_not_end_the_connection_that_they_share() {
+    const AT_ONCE: usize = 500;
+    let backend = Backend::at(
+        Place::tcp(),
+        Options {
+            max_streams: Some(2000),
+            ..Options::default()
+        },
+        |mut exchange: Exchange| async move {
+            match exchange.body.is_end_stream() {
+                true => silent(exchange).await,
+                false => {
+                    exchange.drain().await;
+                    exchange.answer(grpc::frame(b"")).await;
+                }
+            }
+        },
+    );
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut other = gate.client("root").await;
+    for round in 1..=8 {
+        // What a build does that is interrupted: everything that runs is cancelled at once.
+        let mut client = gate.client("root").await;
+        let calls: Vec<_> = (0..AT_ONCE)
+            .map(|_| client.open_with(grpc_request(Method::GetOperation.path()), true))
+            .collect();
+        let before = (AT_ONCE + 1) * (round - 1);
+        backend
+            .until("all are there", |seen| seen.len() == before + AT_ONCE)
+            .await;
+        for call in calls {
+            call.cancel();
+        }
+        backend
+            .until("all are reset", |seen| {
+                seen[before..].iter().all(|seen| seen.reset.is_some())
+            })
+            .await;
+        let reply = other.ask(Method::Read, "").await;
+        assert_eq!(reply.code(), Some(0), "round {round}: {reply:?}");
+        // And the client's own connection goes on as well.
+        assert_eq!(client.call(Method::HealthCheck, grpc::frame(b"")).await.code(), Some(0));
+    }
+    assert_eq!(backend.connections(), 1);
+}
+
+#[tokio::test]
+async fn denied_and_early_answered_uploads_do_not_end_a_connection() {
+    let backend = Backend::start(|mut exchange: Exchange| async move {
+        exchange.read().await;
+        exchange.trailers_only(0, "");
+    });
+    let gate = Gate::start(Config::to(&backend)).await;
+    for (name, code) in [("reader", 7), ("writer", 0)] {
+        let mut client = gate.client(name).await;
+        for number in 0..2500 {
+            let mut call = client.open(Method::Write);
+            call.body.send_data(grpc::write(100), false).unwrap();
+            let reply = call.reply().await;
+            assert_eq!(reply.code(), Some(code), "{name} {number}: {reply:?}");
+        }
+    }
+    assert_eq!(backend.connections(), 1);
+}
