@@ -119,3 +119,34 @@ async fn denied_and_early_answered_uploads_do_not_end_a_connection() {
     }
     assert_eq!(backend.connections(), 1);
 }
+
+#[tokio::test]
+async fn a_client_that_only_opens_and_resets_hurts_nobody_else() {
+    let backend = Backend::at(
+        Place::tcp(),
+        Options {
+            max_streams: Some(2000),
+            ..Options::default()
+        },
+        unary,
+    );
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut other = gate.client("reader").await;
+    let mut flood = gate.client("root").await;
+    for round in 0..100 {
+        for _ in 0..50 {
+            // The gate may end this connection, and no other.
+            if let Ok(call) = flood.try_open(grpc_request(Method::GetOperation.path()), true) {
+                call.cancel();
+            }
+        }
+        let reply = other.ask(Method::Read, "").await;
+        assert_eq!(reply.code(), Some(0), "round {round}: {reply:?}");
+    }
+    assert_eq!(backend.connections(), 1);
+    drop(flood);
+    until("nothing is left of it", || {
+        gate.metric("casgate_calls_open", &[]) == 0.0
+    })
+    .await;
+}

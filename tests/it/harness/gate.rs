@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use casgate::live::ReloadError;
 use casgate::server::Gate as Server;
 use tempfile::TempDir;
 
-use super::DEADLINE;
 use super::backend::Backend;
 use super::pki::{Authority, Credentials};
 use super::wire::Client;
+use super::{DEADLINE, until};
 
 /// A configuration, as parts that a test may change.
 pub(crate) struct Config {
@@ -36,9 +37,14 @@ pub(crate) struct Config {
 /// A gate that runs.
 pub(crate) struct Gate {
     pub(crate) config: Config,
+    address: SocketAddr,
     server: Option<Server>,
+    process: Option<Child>,
     dir: TempDir,
 }
+
+/// Where the log of a program goes, beside its configuration.
+const LOG: &str = "log";
 
 /// `reader` may pull; `writer` may pull and push; `root` may everything; nobody else may anything.
 const CAST: &str = r#"
@@ -125,9 +131,56 @@ impl Gate {
         let server = server.unwrap_or_else(|error| panic!("{error}"));
         Gate {
             config,
+            address: server.listen_address(),
             server: Some(server),
+            process: None,
             dir,
         }
+    }
+
+    /// The real program, whose log can be read. It is no [`Server`].
+    pub(crate) async fn spawn(config: Config) -> Gate {
+        let dir = tempfile::tempdir().unwrap();
+        config.write(dir.path());
+        let log = std::fs::File::create(dir.path().join(LOG)).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_casgate"))
+            .arg("serve")
+            .arg("--config")
+            .arg(dir.path().join("casgate.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut gate = Gate {
+            config,
+            address: ([127, 0, 0, 1], 0).into(),
+            server: None,
+            process: Some(process),
+            dir,
+        };
+        let listening = |gate: &Gate| {
+            let messages = gate
+                .log()
+                .into_iter()
+                .filter_map(|line| line.get("message")?.as_str().map(str::to_owned));
+            messages
+                .filter_map(|message| message.strip_prefix("listening on https://")?.parse().ok())
+                .next()
+        };
+        until("the program listens", || listening(&gate).is_some()).await;
+        gate.address = listening(&gate).unwrap();
+        gate
+    }
+
+    /// The whole lines of the log, which must be JSON.
+    pub(crate) fn log(&self) -> Vec<toml::Table> {
+        let text = std::fs::read_to_string(self.dir.path().join(LOG)).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
     }
 
     /// The gate itself.
@@ -136,7 +189,7 @@ impl Gate {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.server().listen_address()
+        self.address
     }
 
     /// The folder of the configuration.
@@ -184,6 +237,9 @@ impl Gate {
 impl Drop for Gate {
     /// It ends its runtime, which blocks, and must not take forever.
     fn drop(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.kill().and_then(|()| process.wait()).unwrap();
+        }
         let server = self.server.take();
         let (done, ended) = mpsc::channel();
         std::thread::spawn(move || {

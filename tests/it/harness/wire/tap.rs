@@ -49,7 +49,9 @@ impl Tap {
         });
         let downward = Arc::clone(&tap);
         tasks.spawn(async move {
-            let end = downward.down(from_gate, to_client).await;
+            let mut to_client = to_client;
+            let end = downward.down(from_gate, &mut to_client).await;
+            let _gone = to_client.shutdown().await;
             *downward.end.lock() = Some(end.to_string());
         });
         (tap, near)
@@ -81,7 +83,7 @@ impl Tap {
         self.end.lock().clone()
     }
 
-    /// From now on the client does not hear GOAWAY, and goes on to call.
+    /// From now on the client hears neither GOAWAY nor the PING that follows it, and goes on to call.
     pub(crate) fn ignore_go_away(&self) {
         self.deaf.store(true, Ordering::SeqCst);
     }
@@ -136,7 +138,8 @@ impl Tap {
                 Err(error) => return error,
             };
             self.down.lock().push(without_data(&frame));
-            if frame.kind == frames::GOAWAY && self.deaf.load(Ordering::SeqCst) {
+            let is_farewell = matches!(frame.kind, frames::GOAWAY | frames::PING);
+            if is_farewell && self.deaf.load(Ordering::SeqCst) {
                 continue;
             }
             if let Err(error) = frame.write(&mut to).await {

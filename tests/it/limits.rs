@@ -1,0 +1,167 @@
+//! What clients and backends may not take: time in a handshake, memory for headers, the listener.
+
+use std::sync::Arc;
+
+use casgate::policy::method::Method;
+use http::HeaderValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::backend::{Backend, Exchange, status, unary};
+use crate::harness::frames::{self, Frame};
+use crate::harness::gate::{Config, Gate};
+use crate::harness::wire::{connect_tls, grpc_request, tls_config};
+use crate::harness::{assert_only_this_is_seen, assert_unavailable, grpc, until, within};
+
+/// Reads until the gate ends the connection.
+async fn until_closed(io: &mut (impl AsyncReadExt + Unpin)) {
+    let mut rest = Vec::new();
+    // A reset is an end as well.
+    let _end = within("the gate closes the connection", io.read_to_end(&mut rest)).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_at_any_step_of_a_handshake_is_cut_off() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut nothing = TcpStream::connect(gate.address()).await.unwrap();
+    let mut hello = TcpStream::connect(gate.address()).await.unwrap();
+    // The head of a TLS record whose content never comes.
+    hello.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
+    let config = tls_config(&gate, Some(&gate.config.authority.client("reader")));
+    let mut no_preface = connect_tls(&gate, config.clone()).await.unwrap();
+    let mut half_preface = connect_tls(&gate, config).await.unwrap();
+    half_preface.write_all(b"PRI * HT").await.unwrap();
+    half_preface.flush().await.unwrap();
+    // They hold up nobody.
+    assert_only_this_is_seen(&mut gate.client("reader").await, &backend).await;
+    tokio::join!(
+        until_closed(&mut nothing),
+        until_closed(&mut hello),
+        until_closed(&mut no_preface),
+        until_closed(&mut half_preface)
+    );
+    assert_eq!(gate.metric("casgate_tls_handshakes_total", &["timeout"]), 2.0);
+    until("only the good one is left", || {
+        gate.metric("casgate_connections_open", &[]) <= 1.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_tls_does_not_end_the_listener() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    for bytes in [
+        &b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[0; 4096],
+        &[0xff; 64],
+    ] {
+        let mut tcp = TcpStream::connect(gate.address()).await.unwrap();
+        tcp.write_all(bytes).await.unwrap();
+        until_closed(&mut tcp).await;
+    }
+    for _ in 0..200 {
+        drop(TcpStream::connect(gate.address()).await.unwrap());
+    }
+    assert_only_this_is_seen(&mut gate.client("reader").await, &backend).await;
+}
+
+#[tokio::test]
+async fn a_header_list_that_is_too_large_is_refused_and_the_connection_goes_on() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut client = gate.client("reader").await;
+    let mut request = grpc_request(Method::Read.path());
+    for number in 0..20 {
+        let name: http::HeaderName = format!("x-long-{number}").parse().unwrap();
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_str(&"x".repeat(1000)).unwrap());
+    }
+    let reply = client.send(request, grpc::request(Method::Read, "")).await;
+    assert_ne!(reply.code(), Some(0), "{reply:?}");
+    assert!(
+        reply.http.is_some_and(|http| http.is_client_error()) || reply.reset.is_some(),
+        "{reply:?}"
+    );
+    assert_eq!(backend.streams(), 0);
+    assert_only_this_is_seen(&mut client, &backend).await;
+}
+
+#[tokio::test]
+async fn a_header_list_of_a_backend_that_is_too_large_is_unavailable_and_the_connection_goes_on() {
+    let backend = Backend::start(|mut exchange: Exchange| async move {
+        exchange.drain().await;
+        if exchange.index > 0 {
+            return exchange.answer(grpc::frame(b"")).await;
+        }
+        let mut response = crate::harness::backend::head();
+        response.headers_mut().extend(status(0, ""));
+        for number in 0..20 {
+            let name: http::HeaderName = format!("x-long-{number}").parse().unwrap();
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_str(&"x".repeat(1000)).unwrap());
+        }
+        let _gone = exchange.respond.send_response(response, true);
+    });
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut client = gate.client("reader").await;
+    assert_unavailable(&client.ask(Method::Read, "").await, "");
+    assert_eq!(client.ask(Method::Read, "").await.code(), Some(0));
+    assert_eq!(backend.connections(), 1);
+}
+
+#[tokio::test]
+async fn many_idle_connections_hold_up_nobody() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let reader = Arc::new(gate.config.authority.client("reader"));
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(gate.client_with(&reader).await);
+    }
+    until("all are counted", || {
+        gate.metric("casgate_connections_open", &[]) == 100.0
+    })
+    .await;
+    assert_only_this_is_seen(&mut gate.client_with(&reader).await, &backend).await;
+    drop(idle);
+    until("they are counted off", || {
+        gate.metric("casgate_connections_open", &[]) == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_http_2_ends_its_own_connection_only() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut other = gate.client("reader").await;
+    let broken = [
+        // DATA of no stream, of one that was never opened, and of the server's half of the numbers.
+        Frame::new(frames::DATA, 0, 0, vec![0; 10]),
+        Frame::new(frames::DATA, 0, 99, vec![0; 10]),
+        Frame::new(
+            frames::HEADERS,
+            frames::END_HEADERS,
+            2,
+            frames::header_block(&[(":method", "POST")]),
+        ),
+        Frame::new(frames::WINDOW_UPDATE, 0, 0, vec![0; 4]),
+        Frame::new(frames::WINDOW_UPDATE, 0, 0, vec![0x7f, 0xff, 0xff, 0xff]),
+        Frame::new(frames::SETTINGS, 0, 0, vec![0; 5]),
+        Frame::new(frames::PING, 0, 0, vec![0; 3]),
+        // A frame that is larger than was agreed.
+        Frame::new(frames::DATA, 0, 1, vec![0; 1 << 20]),
+        Frame::new(frames::HEADERS, frames::END_HEADERS, 1, vec![0xff; 64]),
+    ];
+    for (number, frame) in broken.into_iter().enumerate() {
+        let client = gate.client("root").await;
+        client.tap.inject(frame);
+        until(&format!("connection {number} ends"), || client.tap.end().is_some()).await;
+        assert_only_this_is_seen(&mut other, &backend).await;
+    }
+}
