@@ -186,18 +186,24 @@ async fn an_answer_that_is_read_is_asked_for_uncompressed_and_errors_go_through(
         exchange.drain().await;
         exchange.trailers_only(12, "no capabilities");
     });
-    let gate = Gate::start(Config::to(&backend)).await;
-    for (name, is_kept) in [("reader", false), ("root", true)] {
+    for (capabilities, is_kept) in [("truthful", false), ("unchanged", true)] {
+        let mut config = Config::to(&backend);
+        config.top.push_str(&format!("\ncapabilities = \"{capabilities}\""));
+        let gate = Gate::start(config).await;
         let mut request = grpc_request(Method::GetCapabilities.path());
         request
             .headers_mut()
             .insert("grpc-accept-encoding", "gzip".parse().unwrap());
-        let reply = gate.client(name).await.send(request, grpc::frame(b"")).await;
+        let reply = gate.client("reader").await.send(request, grpc::frame(b"")).await;
         assert_eq!(
             (reply.code(), reply.message()),
             (Some(12), "no capabilities".to_owned())
         );
         let seen = backend.seen().pop().unwrap();
-        assert_eq!(seen.headers.contains_key("grpc-accept-encoding"), is_kept, "{name}");
+        assert_eq!(
+            seen.headers.contains_key("grpc-accept-encoding"),
+            is_kept,
+            "{capabilities}"
+        );
     }
 }

@@ -104,6 +104,7 @@ fn decide(policy: &Policy, identity: &Identity, row: &Row) -> Outcome {
     let uris = Uris {
         remote: !remote.is_empty(),
         local: !local.is_empty(),
+        ..Uris::default()
     };
     match policy.decide(&policy.standing(identity), method, scope, uris) {
         Ok(permit) => Outcome::Allow {

@@ -24,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) top: String,
     /// More keys of `[listen]`.
     pub(crate) listen: String,
+    /// The tables of more listeners.
+    pub(crate) more_listeners: String,
     /// The entries of `client-ca`.
     pub(crate) client_ca: String,
     /// The tables of backends and routes.
@@ -82,6 +84,7 @@ impl Config {
             authority,
             top: "threads = 1".to_owned(),
             listen: String::new(),
+            more_listeners: String::new(),
             client_ca: r#""ca.crt""#.to_owned(),
             backends: format!("[backends.cache]\nendpoint = \"{endpoint}\"\nconnections = 1\n"),
             rules: CAST.to_owned(),
@@ -113,9 +116,9 @@ impl Config {
             std::fs::write(dir.join(name), content).unwrap();
         }
         let text = format!(
-            "{}\n[listen]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n\
-             client-ca = [{}]\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n{}\n{}",
-            self.top, self.client_ca, self.listen, self.backends, self.rules
+            "{}\n[[listen]]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n\
+             client-ca = [{}]\n{}\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n{}\n{}",
+            self.top, self.client_ca, self.listen, self.more_listeners, self.backends, self.rules
         );
         std::fs::write(dir.join("casgate.toml"), text).unwrap();
     }
@@ -123,19 +126,24 @@ impl Config {
 
 impl Gate {
     pub(crate) async fn start(config: Config) -> Gate {
+        Gate::try_start(config).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The same; the error is what the user reads.
+    pub(crate) async fn try_start(config: Config) -> Result<Gate, String> {
         let dir = tempfile::tempdir().unwrap();
         config.write(dir.path());
         let path = dir.path().join("casgate.toml");
         // It blocks on its own runtime, which may not happen within another.
         let server = tokio::task::spawn_blocking(move || Server::start(&path)).await.unwrap();
-        let server = server.unwrap_or_else(|error| panic!("{error}"));
-        Gate {
+        let server = server.map_err(|error| error.to_string())?;
+        Ok(Gate {
             config,
             address: server.listen_address(),
             server: Some(server),
             process: None,
             dir,
-        }
+        })
     }
 
     /// The real program, whose log can be read. It is no [`Server`].

@@ -303,7 +303,11 @@ fn any_call() -> impl Strategy<Value = PlainCall> {
     (select(methods), instance, any::<(bool, bool)>()).prop_map(|(method, instance, (remote, local))| PlainCall {
         method,
         instance,
-        uris: Uris { remote, local },
+        uris: Uris {
+            remote,
+            local,
+            ..Uris::default()
+        },
     })
 }
 

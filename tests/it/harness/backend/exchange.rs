@@ -57,6 +57,11 @@ impl Exchange {
         }
     }
 
+    /// The path that is asked for.
+    pub(crate) fn path(&self) -> String {
+        self.record.seen.lock()[self.index].path.clone()
+    }
+
     fn note(&self, change: impl FnOnce(&mut Seen)) {
         if let Some(seen) = self.record.seen.lock().get_mut(self.index) {
             change(seen);
