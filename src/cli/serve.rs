@@ -91,6 +91,9 @@ async fn reload(gate: &Gate) {
             for line in check::describe(&live.snapshot).lines() {
                 tracing::info!(target: "casgate::reload", "{line}");
             }
+            for warning in check::warnings(&live.snapshot) {
+                tracing::warn!(target: "casgate::reload", "{warning}");
+            }
         }
         Err(error) => {
             for line in error.to_string().lines() {

@@ -55,9 +55,9 @@ impl ClientVerifier {
     /// The verifier that trusts these certificates and applies these lists. `named` tells whether a rule of the policy
     /// is about this very certificate.
     ///
-    /// A certificate with CA:TRUE and no keyUsage may be an authority or a client's own. When rules name one of this
-    /// kind, such certificates are clients' own here, and nothing that their keys sign is trusted: else the holder of
-    /// one client key could issue certificates with the name of another. `role` overrides.
+    /// A certificate with CA:TRUE and no keyUsage may be an authority or a client's own, and nothing in it tells which.
+    /// It is taken for an authority only when it stands alone and no rule names it: beside others, the holder of one
+    /// client's key could issue certificates with the name of another. `role` overrides.
     ///
     /// # Errors
     /// Text for people: a certificate or a list that can't be used.
@@ -67,9 +67,9 @@ impl ClientVerifier {
         mandatory: bool,
         named: &dyn Fn(&CertificateDer<'_>) -> bool,
     ) -> Result<ClientVerifier, String> {
-        let clients_are_self_signed = trusted
+        let is_alone = trusted
             .iter()
-            .any(|entry| entry.role.is_none() && is_either(&entry.der) && named(&entry.der));
+            .all(|entry| Some(&entry.der) == trusted.first().map(|first| &first.der));
         let mut roots = RootCertStore::empty();
         let mut pinned = HashSet::new();
         let mut held_back = Vec::new();
@@ -80,21 +80,27 @@ impl ClientVerifier {
                 (Some(role), _) => role == Role::Authority,
                 (None, Usage::Authority) => true,
                 (None, Usage::EndEntity) => false,
-                (None, Usage::Either) => !clients_are_self_signed,
+                (None, Usage::Either) => is_alone && !named(&entry.der),
             };
+            let is_guessed = entry.role.is_none() && identity::usage(&certificate) == Usage::Either;
+            let subject = printable(&certificate.subject().to_string());
+            if is_guessed && issues {
+                warnings.push(format!(
+                    "`{subject}` of client-ca does not say whether it is an authority or a client's own certificate, and is taken for both: write {{ file = \"..\", role = \"authority\" }}, or \"client\""
+                ));
+            } else if is_guessed && !named(&entry.der) {
+                warnings.push(format!(
+                    "`{subject}` of client-ca does not say whether it is an authority or a client's own certificate, and is taken for a client's own: if it issues certificates, write {{ file = \"..\", role = \"authority\" }}"
+                ));
+            } else if issues && entry.role.is_none() && named(&entry.der) {
+                warnings.push(format!(
+                    "a rule is about `{subject}` of client-ca, which may also issue certificates: if it is a client's own, write {{ file = \"..\", role = \"client\" }}"
+                ));
+            }
             if issues {
-                if entry.role.is_none() && named(&entry.der) {
-                    warnings.push(format!(
-                        "a rule is about `{}` of client-ca, which may also issue certificates: if it is a client's own, write {{ file = \"..\", role = \"client\" }}",
-                        printable(&certificate.subject().to_string())
-                    ));
-                }
-                roots.add(entry.der.clone()).map_err(|error| {
-                    format!(
-                        "`{}` can't be used as an authority: {error}",
-                        printable(&certificate.subject().to_string())
-                    )
-                })?;
+                roots
+                    .add(entry.der.clone())
+                    .map_err(|error| format!("`{subject}` can't be used as an authority: {error}"))?;
             } else {
                 held_back.push(certificate.subject().as_raw().to_vec());
             }
@@ -119,7 +125,7 @@ impl ClientVerifier {
             held_back,
             authorities,
             revoked: revoked_serials(crls)?,
-            warnings,
+            warnings: [warnings, crl_warnings(trusted, crls)?].concat(),
         })
     }
 
@@ -311,10 +317,6 @@ pub fn label(error: &Error) -> &'static str {
     }
 }
 
-fn is_either(der: &CertificateDer<'_>) -> bool {
-    identity::parse(der).is_ok_and(|certificate| identity::usage(&certificate) == Usage::Either)
-}
-
 /// RFC 5280, 4.1.2.5: both dates belong to the period.
 fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
     let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -328,11 +330,42 @@ fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), E
     Ok(())
 }
 
+fn read_list<'a>(crl: &'a CertificateRevocationListDer<'_>) -> Result<CertificateRevocationList<'a>, String> {
+    match CertificateRevocationList::from_der(crl) {
+        Ok((_, list)) => Ok(list),
+        Err(_) => Err("has a revocation list that can't be read".to_owned()),
+    }
+}
+
+/// Lists that do not do what their administrator thinks.
+fn crl_warnings(trusted: &[Trusted], crls: &[CertificateRevocationListDer<'static>]) -> Result<Vec<String>, String> {
+    let mut warnings = Vec::new();
+    for crl in crls {
+        let list = read_list(crl)?;
+        let issuer = printable(&list.issuer().to_string());
+        let is_issuer = |entry: &Trusted| {
+            identity::parse(&entry.der)
+                .is_ok_and(|certificate| certificate.subject().as_raw() == list.issuer().as_raw())
+        };
+        if !trusted.iter().any(is_issuer) {
+            warnings.push(format!(
+                "the revocation list of `{issuer}` has no effect on what client-ca names: no certificate there has this name, byte for byte"
+            ));
+        }
+        let now = crate::live::now();
+        if list.next_update().is_some_and(|end| end.timestamp() < now) {
+            warnings.push(format!(
+                "the revocation list of `{issuer}` is out of date, and goes on being applied: get the next one from its authority"
+            ));
+        }
+    }
+    Ok(warnings)
+}
+
 fn revoked_serials(crls: &[CertificateRevocationListDer<'static>]) -> Result<HashSet<IssuerAndSerial>, String> {
     let mut revoked = HashSet::new();
     for crl in crls {
-        let (_, list) =
-            CertificateRevocationList::from_der(crl).map_err(|_| "has a revocation list that can't be read")?;
+        let list = read_list(crl)?;
         let issuer = list.issuer().as_raw();
         for entry in list.iter_revoked_certificates() {
             revoked.insert((issuer.to_vec(), serial(entry.raw_serial())));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use casgate::policy::method::Method;
+use casgate::snapshot::listen::Security;
 use casgate::tls::provider;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use rustls::crypto::aws_lc_rs::kx_group::SECP256R1;
@@ -148,6 +149,24 @@ async fn a_clients_own_certificate_can_issue_no_others() {
         assert_accepted(&gate, own).await;
         assert_refused(&gate, Some(&make_root(own)), "unknown-issuer").await;
     }
+    // None of them is named by a rule, but it does not stand alone: beside an authority, beside another of its kind, and
+    // beside a client's own certificate that says so.
+    let own = build_stream("dev");
+    let plain = self_signed("plain", |params| params.is_ca = IsCa::ExplicitNoCa);
+    let authority = self_signed("authority", |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    });
+    for beside in [&build_stream("dev too"), &plain, &authority] {
+        let mut config = Config::to(&backend);
+        config.rule("everybody", "\"any\"", &["pull"], None);
+        config.files.insert("own.crt", own.pem());
+        config.files.insert("beside.crt", beside.pem());
+        config.client_ca = r#""own.crt", "beside.crt""#.to_owned();
+        let gate = Gate::start(config).await;
+        assert_accepted(&gate, &own).await;
+        assert_refused(&gate, Some(&make_root(&own)), "unknown-issuer").await;
+    }
     // The configuration says so.
     let said = build_stream("said");
     let gate = gate_with(&backend, &[&said], Some("client")).await;
@@ -174,6 +193,41 @@ async fn an_authority_of_client_ca_issues_and_one_by_role_is_no_client() {
     let gate = gate_with(&backend, &[&authority], Some("authority")).await;
     assert_accepted(&gate, &issued).await;
     assert_refused(&gate, Some(&authority), "unknown-issuer").await;
+}
+
+#[tokio::test]
+async fn an_authority_that_stands_alone_issues_though_it_does_not_say_that_it_is_one() {
+    let backend = Backend::start(unary);
+    let authority = build_stream("authority");
+    let issued = authority.issue(|params| params.distinguished_name.push(DnType::CommonName, "reader"));
+    let mut config = Config::to(&backend);
+    config.files.insert("own.crt", authority.pem());
+    config.client_ca = r#""own.crt""#.to_owned();
+    let gate = Gate::start(config).await;
+    assert_accepted(&gate, &issued).await;
+    assert_eq!(warnings(&gate).len(), 1, "{:?}", warnings(&gate));
+}
+
+#[tokio::test]
+async fn a_revocation_list_that_has_no_effect_or_is_out_of_date_is_warned_of() {
+    let backend = Backend::start(unary);
+    let mut config = Config::to(&backend);
+    let stranger = Authority::new("stranger");
+    config.files.insert("own.crl", config.authority.revoke(&[]));
+    config.files.insert("other.crl", stranger.revoke(&[]));
+    config.listen.push_str("client-crl = [\"own.crl\", \"other.crl\"]\n");
+    let gate = Gate::start(config).await;
+    let warnings = warnings(&gate);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("`CN=stranger` has no effect"), "{warnings:?}");
+}
+
+fn warnings(gate: &Gate) -> Vec<String> {
+    let live = gate.server().live();
+    let Security::Tls { verifier, .. } = &live.snapshot.listeners[0].security else {
+        panic!("no TLS")
+    };
+    verifier.warnings().to_vec()
 }
 
 #[tokio::test]
