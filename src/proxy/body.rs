@@ -1,9 +1,14 @@
 //! The request body on its way up: read as far as the decision needs, then forwarded as it came, under the flow control
 //! of both sides.
+//!
+//! What is small is copied together: a client may send its bytes one by one, and a backend that got them so would take the
+//! connection, which others share, for an attack. A server acts on whole messages only, so that the pieces of one may wait
+//! for each other. A copy also lets go of the buffer that the bytes came in, which may be much larger than they are.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use h2::{RecvStream, SendStream};
 
 use super::prefix::{Progress, Reader, Refusal};
@@ -13,14 +18,20 @@ use crate::status::Rejection;
 
 /// Requests up to this many bytes are kept until the answer begins, to be sent again where a backend has certainly not
 /// seen them.
-const REPLAY_LIMIT: usize = 256 * 1024;
+const REPLAY_LIMIT: usize = 64 * 1024;
+/// Chunks below this size are copied together.
+const SMALL: usize = 4 * 1024;
+/// What is copied together is sent on from this size.
+const PIECE: usize = 16 * 1024;
 
 /// The body of a request.
 pub(super) struct Upload {
     body: RecvStream,
-    reader: Option<Reader>,
+    reader: Reader,
     /// What was read and not thrown away: all of the body so far, while it can be sent again.
     kept: Vec<Bytes>,
+    /// What comes behind that, still growing.
+    tail: BytesMut,
     kept_bytes: usize,
     replayable: bool,
     /// How many of `kept` were sent on the present stream.
@@ -46,6 +57,7 @@ impl Upload {
             body,
             reader: Reader::new(method),
             kept: Vec::new(),
+            tail: BytesMut::new(),
             kept_bytes: 0,
             replayable: true,
             sent: 0,
@@ -61,18 +73,20 @@ impl Upload {
 
     /// Reads until the reader has what the decision needs.
     pub(super) async fn settle(&mut self) -> Result<&Reader, Rejection> {
+        if self.ended {
+            // The headers were all of the request.
+            self.reader.finish()?;
+        }
         while let Some((chunk, progress)) = self.next().await? {
-            // Held bytes are bounded by the reader; their window is given back so that a message that is longer than the
-            // window can arrive.
+            // Held bytes are bounded by the reader; their window is given back so that many calls whose messages are
+            // under way can't use up that of the connection.
             self.release(chunk.len());
             self.keep(chunk);
             if progress == Progress::Settled {
                 break;
             }
         }
-        self.reader
-            .as_ref()
-            .ok_or(Rejection::Unreadable(Refusal::Malformed("it has no name")))
+        Ok(&self.reader)
     }
 
     /// Reads the only message of the call to its end, at most `limit` bytes of it; gives it with its prefix.
@@ -86,6 +100,7 @@ impl Upload {
                 )));
             }
         }
+        self.flush();
         Ok(Bytes::from(self.kept.concat()))
     }
 
@@ -97,7 +112,7 @@ impl Upload {
 
     /// Whether there is nothing to send, so that the request headers can end the stream.
     pub(super) fn is_empty(&self) -> bool {
-        self.ended && self.kept.is_empty()
+        self.ended && self.received == 0
     }
 
     /// Forwards what is kept and all that comes, up to the end of the body. Once `answer_begun`, nothing is kept for
@@ -105,6 +120,9 @@ impl Upload {
     pub(super) async fn forward(&mut self, to: &mut SendStream<Bytes>, answer_begun: &AtomicBool) -> Result<(), Stop> {
         loop {
             self.replayable &= !answer_begun.load(Ordering::Relaxed);
+            if self.ended || self.reader.is_between_messages() {
+                self.flush();
+            }
             while let Some(chunk) = self.kept.get(self.sent).cloned() {
                 let is_last = self.ended && self.sent + 1 == self.kept.len();
                 self.sent += 1;
@@ -122,11 +140,23 @@ impl Upload {
                     .await
                     .map_err(|Closed| Stop::BackendClosed);
             }
-            match self.next().await.map_err(Stop::Reject)? {
-                Some((chunk, _)) => self.keep(chunk),
-                None => continue,
+            if let Some((chunk, _)) = self.next().await.map_err(Stop::Reject)? {
+                self.keep(chunk);
+                self.keep_what_is_there().map_err(Stop::Reject)?;
             }
         }
+    }
+
+    /// Reads on while small chunks are there already.
+    fn keep_what_is_there(&mut self) -> Result<(), Rejection> {
+        while !self.tail.is_empty() && !self.ended {
+            match self.next().now_or_never() {
+                Some(Ok(Some((chunk, _)))) => self.keep(chunk),
+                Some(Ok(None)) | None => break,
+                Some(Err(rejection)) => return Err(rejection),
+            }
+        }
+        Ok(())
     }
 
     /// The next chunk, looked at by the reader; `None` at the end of the body.
@@ -138,10 +168,7 @@ impl Upload {
             Some(Ok(chunk)) => {
                 self.owed += chunk.len();
                 self.received += chunk.len() as u64;
-                let progress = match &mut self.reader {
-                    Some(reader) => reader.push(&chunk)?,
-                    None => Progress::Settled,
-                };
+                let progress = self.reader.push(&chunk)?;
                 if self.body.is_end_stream() {
                     self.finish()?;
                 }
@@ -157,16 +184,31 @@ impl Upload {
 
     fn finish(&mut self) -> Result<(), Rejection> {
         self.ended = true;
-        if let Some(reader) = &self.reader {
-            reader.finish()?;
-        }
-        Ok(())
+        Ok(self.reader.finish()?)
     }
 
     fn keep(&mut self, chunk: Bytes) {
         self.kept_bytes += chunk.len();
-        self.kept.push(chunk);
-        self.replayable &= self.kept_bytes <= REPLAY_LIMIT;
+        let stays = self.replayable && self.kept_bytes <= REPLAY_LIMIT;
+        self.replayable = stays;
+        if stays || chunk.len() < SMALL {
+            self.tail.extend_from_slice(&chunk);
+            // Its window is given back, so that pieces of messages that wait can't use up that of the connection.
+            self.release(chunk.len());
+            if self.tail.len() >= PIECE {
+                self.flush();
+            }
+        } else {
+            self.flush();
+            self.kept.push(chunk);
+        }
+    }
+
+    /// Ends the piece that grows.
+    fn flush(&mut self) {
+        if !self.tail.is_empty() {
+            self.kept.push(self.tail.split().freeze());
+        }
     }
 
     /// Drops what was sent, where it will not be needed again.

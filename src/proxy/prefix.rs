@@ -14,9 +14,9 @@ use crate::reference_storage::URN_PREFIX;
 
 /// From this many bytes of a message on, the name is taken for settled when a field behind it has come: serializers
 /// write fields in order. Should the name come after all, the message is cut off.
-pub const SETTLE_EARLY: u64 = 64 * 1024;
+pub const SETTLE_EARLY: u64 = 16 * 1024;
 /// The longest first message of a method whose decision needs all of it (the URIs of Remote Asset fetches), in bytes.
-pub const LONGEST_HELD: u64 = 1024 * 1024;
+pub const LONGEST_HELD: u64 = 64 * 1024;
 /// The longest instance or resource name, in bytes.
 pub const LONGEST_NAME: usize = 4096;
 
@@ -49,7 +49,8 @@ pub enum Progress {
 /// The reader of one request stream.
 #[derive(Debug)]
 pub struct Reader {
-    name_field: u32,
+    /// `None` where messages have nothing that a decision needs: then only their bounds are read.
+    name_field: Option<u32>,
     uris_field: Option<u32>,
     requests: Requests,
     frame: Frame,
@@ -100,15 +101,15 @@ struct Varint {
 }
 
 impl Reader {
-    /// The reader for a method; `None` where the request has nothing that a decision needs.
-    pub fn new(method: Method) -> Option<Reader> {
+    /// The reader for a method.
+    pub fn new(method: Method) -> Reader {
         let name_field = match method.instance_in() {
-            InstanceIn::Field(number) => number,
+            InstanceIn::Field(number) => Some(number),
             // google/bytestream/bytestream.proto: resource_name is field 1 of all three requests.
-            InstanceIn::ResourceName(_) => 1,
-            InstanceIn::Unknown => return None,
+            InstanceIn::ResourceName(_) => Some(1),
+            InstanceIn::Unknown => None,
         };
-        Some(Reader {
+        Reader {
             name_field,
             uris_field: method.uris_in(),
             requests: method.requests(),
@@ -121,7 +122,7 @@ impl Reader {
             beyond_name: false,
             settled: false,
             uris: Uris::default(),
-        })
+        }
     }
 
     /// Reads the next bytes of the stream.
@@ -147,6 +148,7 @@ impl Reader {
     pub fn finish(&self) -> Result<(), Refusal> {
         match self.frame {
             Frame::Head { filled: 0, .. } if self.messages > 0 => Ok(()),
+            Frame::Head { filled: 0, .. } if self.name_field.is_none() => Ok(()),
             Frame::Head { filled: 0, .. } => Err(Refusal::Malformed("it has no message")),
             Frame::Head { .. } | Frame::Body { .. } => Err(Refusal::Malformed("it ends within a message")),
         }
@@ -161,18 +163,23 @@ impl Reader {
             .map_err(|_| Refusal::Malformed("the name is not UTF-8"))
     }
 
+    /// Whether the bytes so far end where a message ends: a server can act on all of them.
+    pub fn is_between_messages(&self) -> bool {
+        matches!(self.frame, Frame::Head { filled: 0, .. })
+    }
+
     /// Which kinds of URIs the message asks for.
     pub fn uris(&self) -> Uris {
         self.uris
     }
 
     fn progress(&self) -> Result<Progress, Refusal> {
-        if self.messages > 0 {
+        if self.messages > 0 || self.name_field.is_none() {
             return Ok(Progress::Settled);
         }
         if self.uris_field.is_some() {
             return if self.in_message > LONGEST_HELD {
-                Err(Refusal::TooLong("a Remote Asset request may have 1 MiB"))
+                Err(Refusal::TooLong("a Remote Asset request may have 64 KiB"))
             } else {
                 Ok(Progress::Unsettled)
             };
@@ -201,6 +208,7 @@ impl Reader {
         }
         match head[0] {
             0 => {}
+            1 if self.name_field.is_none() => {}
             1 => return Err(Refusal::Compressed),
             _ => return Err(Refusal::Malformed("the compressed flag is neither 0 nor 1")),
         }
@@ -226,6 +234,12 @@ impl Reader {
         *left -= take as u64;
         let (left, ended) = (*left, *left == 0);
         self.in_message += take as u64;
+        if self.name_field.is_none() {
+            if ended {
+                self.message_end();
+            }
+            return Ok(rest);
+        }
         while !now.is_empty() {
             now = self.field_bytes(now, left)?;
         }
@@ -319,8 +333,8 @@ impl Reader {
             .ok()
             .filter(|number| (1..1 << 29).contains(number))
             .ok_or(Refusal::Malformed("a field number is out of range"))?;
-        self.beyond_name |= number >= self.name_field;
-        let is_read = number == self.name_field || Some(number) == self.uris_field;
+        self.beyond_name |= Some(number) >= self.name_field;
+        let is_read = Some(number) == self.name_field || Some(number) == self.uris_field;
         match tag & 7 {
             2 => Ok(Field::Length {
                 number,
@@ -336,7 +350,7 @@ impl Reader {
     }
 
     fn after_length(&mut self, number: u32, length: u64) -> Result<Field, Refusal> {
-        if number == self.name_field {
+        if Some(number) == self.name_field {
             if self.name_in_message {
                 return Err(Refusal::Ambiguous("the name is given twice"));
             }
@@ -450,7 +464,7 @@ mod tests {
     }
 
     fn read(method: Method, bytes: &[u8]) -> Result<(String, Uris), Refusal> {
-        let mut reader = Reader::new(method).unwrap();
+        let mut reader = Reader::new(method);
         let _ = reader.push(bytes)?;
         reader.finish()?;
         Ok((reader.name()?.to_owned(), reader.uris()))
@@ -537,9 +551,22 @@ mod tests {
     }
 
     #[test]
+    fn where_no_name_is_read_only_the_bounds_of_messages_are() {
+        let mut reader = Reader::new(Method::WaitExecution);
+        let message = framed(b"\xff\xff anything");
+        let (head, tail) = message.split_at(8);
+        assert_eq!(reader.push(head), Ok(Progress::Settled));
+        assert!(!reader.is_between_messages() && reader.finish().is_err());
+        assert_eq!(reader.push(tail), Ok(Progress::Settled));
+        assert!(reader.is_between_messages() && reader.finish().is_ok());
+        assert!(reader.push(&message).is_err(), "one message is all");
+        assert!(Reader::new(Method::PublishBuildToolEventStream).finish().is_ok());
+    }
+
+    #[test]
     fn a_long_message_is_settled_early_and_a_late_name_still_refused() {
         let long = update("", 1 << 20);
-        let mut reader = Reader::new(Method::BatchUpdateBlobs).unwrap();
+        let mut reader = Reader::new(Method::BatchUpdateBlobs);
         let bytes = framed(&[long.as_slice(), b"\x0a\x01x"].concat());
         let (early, late) = bytes.split_at(100_000);
         assert_eq!(reader.push(early), Ok(Progress::Settled));
@@ -621,7 +648,7 @@ mod tests {
                 ..Default::default()
             };
             let bytes = framed(&request.encode_to_vec());
-            let mut reader = Reader::new(Method::FindMissingBlobs).unwrap();
+            let mut reader = Reader::new(Method::FindMissingBlobs);
             let (a, b) = bytes.split_at(cut.min(bytes.len()));
             for part in a.chunks(3).chain(b.chunks(7)) {
                 reader.push(part).unwrap();

@@ -46,6 +46,7 @@ mod reload;
 mod resend;
 mod routing;
 mod shared_connection;
+mod small_frames;
 mod smuggling;
 mod streaming;
 mod tls;

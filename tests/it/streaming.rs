@@ -81,8 +81,16 @@ async fn bytes_are_forwarded_as_they_came_in_both_directions() {
     let gate = Gate::start(Config::to(&backend)).await;
     let mut client = gate.client("root").await;
     let mut call = client.open(Method::PublishBuildToolEventStream);
-    // Neither gRPC nor protobuf from end to end: whatever is decoded on the way would break.
-    let sent = pattern(5_000_000);
+    // No protobuf, and said to be compressed: whatever is decoded on the way would break.
+    let sent: Vec<u8> = pattern(5_000_000)
+        .chunks(777_777)
+        .flat_map(|chunk| {
+            let mut message = grpc::frame(chunk).to_vec();
+            message[0] = 1;
+            message
+        })
+        .collect();
+    let sent = Bytes::from(sent);
     let (_, body) = call.head().await;
     let mut reply = Reply::default();
     let upload = async {

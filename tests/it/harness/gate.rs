@@ -191,6 +191,15 @@ impl Gate {
             .collect()
     }
 
+    /// The memory of a program that was spawned, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let id = self.process.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kibibytes * 1024
+    }
+
     /// The gate itself.
     pub(crate) fn server(&self) -> &Server {
         self.server.as_ref().unwrap()
