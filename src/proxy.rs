@@ -81,12 +81,19 @@ async fn try_handle(
     view.standing.may_ever(method.rights()).map_err(denied)?;
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(method, body);
-    let (scope, uris) = name(method, &mut upload).await?;
+    let named = tokio::select! {
+        biased;
+        rejection = held.lost_all_of(method.rights()) => Err(rejection),
+        named = name(method, &mut upload) => named,
+    };
+    record.received(upload.received());
+    let (scope, uris) = named?;
     if let Scope::Instance(instance) = &scope {
         record.instance(instance);
     }
     let policy = &view.live.snapshot.policy;
     let permit = policy.decide(&view.standing, method, scope, uris).map_err(denied)?;
+    held.check(&permit)?;
     record.allowed(&view.live, &permit);
     if service == Service::ReferenceStorage || method == Method::FetchDirectory && uris.build_stream_1 {
         let own = Own {
@@ -126,10 +133,10 @@ async fn try_handle(
 
 /// Reads as much of the body as the decision needs.
 async fn name(method: Method, upload: &mut Upload) -> Result<(Scope, Uris), Rejection> {
-    let reader = match method.instance_in() {
-        InstanceIn::Unknown => return Ok((Scope::Unknown, Uris::default())),
-        InstanceIn::Field(_) | InstanceIn::ResourceName(_) => upload.settle().await?,
-    };
+    if method.instance_in() == InstanceIn::Unknown {
+        return Ok((Scope::Unknown, Uris::default()));
+    }
+    let reader = upload.settle().await?;
     let name = reader.name()?;
     let instance = match method.instance_in() {
         InstanceIn::ResourceName(kind) => resource::instance_of(name, kind)?,
@@ -181,15 +188,16 @@ impl Own<'_> {
         };
         let result = tokio::select! {
             biased;
-            result = call => match result {
-                Ok(message) => Ok(message),
-                Err(Failed::Status(status)) => Err(status),
-                Err(Failed::Reject(rejection)) => return Err(rejection),
-            },
-            () = poll_fn(|cx| answer.poll_closed(cx)) => return Err(Rejection::Cancelled),
-            rejection = held.lost(&self.permit) => return Err(rejection),
+            result = call => result,
+            () = poll_fn(|cx| answer.poll_closed(cx)) => Err(Rejection::Cancelled.into()),
+            rejection = held.lost(&self.permit) => Err(rejection.into()),
         };
         record.received(upload.received());
+        let result = match result {
+            Ok(message) => Ok(message),
+            Err(Failed::Status(status)) => Err(status),
+            Err(Failed::Reject(rejection)) => return Err(rejection),
+        };
         if let Ok(message) = &result {
             record.sent(message.len());
         }

@@ -13,6 +13,11 @@ pub enum InvalidResource {
     /// It is `HASH/SIZE`, as only BuildStream 1.1 wrote it.
     #[error("resource names of BuildStream 1.1 (`HASH/SIZE`) are not served: use BuildStream 1.2 or newer")]
     Legacy,
+    /// A keyword stands where it has another meaning.
+    #[error(
+        "the resource name has `blobs`, `compressed-blobs` or `uploads` in a place where servers could read it differently"
+    )]
+    Keyword,
     /// None of the keywords of the grammar is in it.
     #[error("the resource name has no `blobs`, `compressed-blobs` or `uploads` component")]
     NoKeyword,
@@ -53,6 +58,7 @@ pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, Inval
         (ResourceKind::Write, "uploads") => {
             match rest.next() {
                 None | Some("") => return Err(InvalidResource::NoUpload),
+                Some(word) if is_keyword(word) => return Err(InvalidResource::Keyword),
                 Some(_) => {}
             }
             rest.next().ok_or(InvalidResource::Digest)?
@@ -63,14 +69,18 @@ pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, Inval
         "blobs" => {}
         "compressed-blobs" => match rest.next() {
             None | Some("") => return Err(InvalidResource::Digest),
+            Some(word) if is_keyword(word) => return Err(InvalidResource::Keyword),
             Some(_) => {}
         },
         _ => return Err(InvalidResource::WrongKind),
     }
     check_digest(&mut rest)?;
     // Only an upload may carry metadata behind the size.
-    if kind == ResourceKind::Read && rest.next().is_some() {
-        return Err(InvalidResource::Trailing);
+    match rest.next() {
+        None => {}
+        Some(_) if kind == ResourceKind::Read => return Err(InvalidResource::Trailing),
+        Some(word) if is_keyword(word) || rest.any(is_keyword) => return Err(InvalidResource::Keyword),
+        Some(_) => {}
     }
     Ok(InstanceName::parse(instance)?)
 }
@@ -80,7 +90,7 @@ fn split_at_keyword(name: &str) -> Option<(&str, &str, &str)> {
     let mut start = 0;
     for component in name.split('/') {
         let end = start + component.len();
-        if matches!(component, "blobs" | "compressed-blobs" | "uploads") {
+        if is_keyword(component) {
             // `/blobs/..` keeps its empty component, so that the instance is refused and not taken for "".
             let instance = match start {
                 0 => "",
@@ -92,6 +102,10 @@ fn split_at_keyword(name: &str) -> Option<(&str, &str, &str)> {
         start = end + 1;
     }
     None
+}
+
+fn is_keyword(component: &str) -> bool {
+    matches!(component, "blobs" | "compressed-blobs" | "uploads")
 }
 
 fn without_keyword(name: &str) -> InvalidResource {
@@ -167,6 +181,16 @@ mod tests {
         assert_eq!(write("blobs/HASH/1"), Err(WrongKind));
         assert_eq!(write("uploads//blobs/HASH/1"), Err(NoUpload));
         assert_eq!(write("uploads/u"), Err(Digest));
+        // A server that splits at the last keyword would see another instance.
+        for name in [
+            "uploads/uploads/blobs/HASH/1",
+            "uploads/blobs/blobs/HASH/1",
+            "uploads/u/compressed-blobs/uploads/HASH/1",
+            "uploads/u/blobs/HASH/1/uploads/u/blobs/HASH/1",
+        ] {
+            assert_eq!(write(name), Err(InvalidResource::Keyword), "{name}");
+        }
+        assert_eq!(read("compressed-blobs/blobs/HASH/1"), Err(InvalidResource::Keyword));
         assert_eq!(write("uploads/u/uploads/HASH/1"), Err(WrongKind));
     }
 }

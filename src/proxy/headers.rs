@@ -31,12 +31,14 @@ pub fn check_grpc<T>(request: &Request<T>) -> Result<(), NotGrpc> {
     }
 }
 
-/// Whether a content type is `application/grpc`, or that with a `+format` or parameters.
+/// Whether a content type is `application/grpc`, alone, with `+proto` or with parameters. With another format a backend
+/// would read other bytes than the gate.
 pub fn is_grpc(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     match bytes.split_at_checked(b"application/grpc".len()) {
         Some((head, rest)) => {
-            head.eq_ignore_ascii_case(b"application/grpc") && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+            let is_protobuf = rest.is_empty() || rest.first() == Some(&b';') || rest.eq_ignore_ascii_case(b"+proto");
+            head.eq_ignore_ascii_case(b"application/grpc") && is_protobuf
         }
         None => false,
     }
@@ -46,6 +48,9 @@ pub fn is_grpc(value: &HeaderValue) -> bool {
 pub fn for_upstream(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     headers.remove(HOST);
+    // Only a hint for routers (remote_execution.proto, "resource_name"), which could name another resource to them than the
+    // message that was decided about.
+    headers.remove("build.bazel.remote.execution.v2.resource-name");
     headers.remove(EXPECT);
     // The gate may cut a request off; HTTP/2 frames say where it ends.
     headers.remove(CONTENT_LENGTH);
@@ -136,6 +141,7 @@ mod tests {
             "x-ssl-client-cn",
             "x-casgate-identity",
             "client-cert",
+            "build.bazel.remote.execution.v2.resource-name",
             "x-remote-user",
             "l5d-client-id",
             "connection",
@@ -191,6 +197,8 @@ mod tests {
             Some("application/json"),
             Some("application/grpc-web"),
             Some("application/grpcx"),
+            Some("application/grpc+json"),
+            Some("application/grpc x"),
         ] {
             assert_eq!(request(HttpMethod::POST, bad), Err(NotGrpc::ContentType), "{bad:?}");
         }
