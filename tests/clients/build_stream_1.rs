@@ -79,18 +79,23 @@ fn settings(gate: &Gate, certificate: &str, push: bool) -> String {
 /// Self-signed client certificates `old-ci` and `old-dev`, as BuildStream's documentation makes them.
 fn self_signed(folder: &Path) {
     for name in ["ci", "dev"] {
-        let mut command = Command::new("openssl");
-        command
-            .args([
-                "req", "-new", "-newkey", "rsa:4096", "-x509", "-sha256", "-days", "3650", "-nodes", "-batch",
-            ])
-            .args(["-subj", &format!("/CN={name}")])
-            .arg("-out")
-            .arg(folder.join(format!("old-{name}.crt")))
-            .arg("-keyout")
-            .arg(folder.join(format!("old-{name}.key")));
-        run(&mut command, Duration::from_secs(120)).success();
+        documented(folder, &format!("old-{name}"), name);
     }
+}
+
+/// A self-signed certificate, by the command of BuildStream's documentation.
+fn documented(folder: &Path, file: &str, name: &str) {
+    let mut command = Command::new("openssl");
+    command
+        .args([
+            "req", "-new", "-newkey", "rsa:4096", "-x509", "-sha256", "-days", "3650", "-nodes", "-batch",
+        ])
+        .args(["-subj", &format!("/CN={name}")])
+        .arg("-out")
+        .arg(folder.join(format!("{file}.crt")))
+        .arg("-keyout")
+        .arg(folder.join(format!("{file}.key")));
+    run(&mut command, Duration::from_secs(120)).success();
 }
 
 /// A gate for self-signed certificates, before a casd or with the embedded store.
@@ -179,6 +184,50 @@ fn an_incomplete_artifact_is_not_there_and_the_next_push_repairs_it() {
         assert_has(&repaired, &["Pushed artifact"]);
         let pulled = bst.run("dev", &dev, &["pull", "hello.bst"]).success();
         assert_has(&pulled, &["Pulled artifact"]);
+    }
+}
+
+/// The layout of bst-artifact-server, as `configs/` has it: pull in the clear on one port, push on the other, with the
+/// server's own self-signed certificate and the clients' ones in one file.
+#[test]
+fn the_two_ports_of_bst_artifact_server_go_on_working() {
+    let folder = folder();
+    let Some(casd) = Casd::on_unix(folder.path()) else {
+        return;
+    };
+    self_signed(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    documented(folder.path(), "server", "localhost");
+    std::fs::copy(path("server.crt"), path("ca.crt")).unwrap();
+    std::fs::copy(path("old-ci.crt"), path("authorized.crt")).unwrap();
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/configs/bst-artifact-server.toml")).unwrap();
+    let text = text
+        .replace("[::]:11001", "127.0.0.1:0")
+        .replace("[::]:11002", "127.0.0.1:0")
+        .replace("unix:/run/casd/casd.sock", &casd.endpoint);
+    let gate = Gate::serve(folder, &text);
+    let log = gate.log();
+    let (_, clear) = log.split_once("listening on http://127.0.0.1:").unwrap();
+    let clear = clear.lines().next().unwrap();
+    let public = format!("artifacts:\n  url: http://localhost:{clear}\n  push: false\n");
+    for version in ["1.6.8", "1.4.3", "1.2.8"] {
+        let scratch = tempfile::tempdir().unwrap();
+        let Some(bst) = BuildStream::new(version, scratch.path()) else {
+            continue;
+        };
+        let file = scratch.path().join("project-1/files/hello.txt");
+        std::fs::write(file, format!("by {version}\n")).unwrap();
+        let pushed = bst
+            .run("ci", &settings(&gate, "old-ci", true), &["build", "hello.bst"])
+            .success();
+        assert_has(&pushed, &["Pushed artifact"]);
+        let pulled = bst.run("public", &public, &["pull", "hello.bst"]).success();
+        assert_has(&pulled, &["Pulled artifact"]);
+        let refused = bst
+            .run("public-push", &public.replace("false", "true"), &["build", "hello.bst"])
+            .text;
+        assert_has(&refused, &["does not allow push"]);
     }
 }
 

@@ -35,7 +35,6 @@ pub(crate) fn folder() -> TempDir {
 impl Gate {
     /// Serves `backend`, the keys of its table, to clients whose certificates `client-ca` names.
     pub(crate) fn start(folder: TempDir, client_ca: &str, backend: &str) -> Gate {
-        let config = folder.path().join("casgate.toml");
         let text = format!(
             r#"
 [listen]
@@ -58,6 +57,12 @@ certificate = "any"
 allow = ["pull"]
 "#
         );
+        Gate::serve(folder, &text)
+    }
+
+    /// Serves a configuration, whose last listener has TLS.
+    pub(crate) fn serve(folder: TempDir, text: &str) -> Gate {
+        let config = folder.path().join("casgate.toml");
         std::fs::write(&config, text).unwrap();
         let mut command = casgate();
         command.arg("serve").arg("--config").arg(&config);
