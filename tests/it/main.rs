@@ -4,7 +4,7 @@
 //!
 //! 1. Deny is the default: `authorization::an_empty_policy_denies_every_method`,
 //!    `authorization::callers_without_a_rule_may_nothing`, `authorization::unknown_methods_are_unimplemented_and_stay_here`,
-//!    `authorization::local_cas_is_shut_to_a_caller_with_every_right`, and all of `smuggling`.
+//!    `authorization::local_cas_is_shut_to_a_caller_with_every_right`, and all of `smuggling` and `ambiguity`.
 //! 2. No permit, no socket: `purity::there_is_one_door_to_a_backend_and_one_maker_of_permits`, besides the examples of
 //!    `casgate::policy::Permit` that must not compile.
 //! 3. One snapshot for a call, a reload is all or nothing:
@@ -28,12 +28,14 @@
     reason = "a test says by a panic what is wrong"
 )]
 
+mod ambiguity;
 mod authorization;
 mod capabilities;
 mod configs;
 mod drain;
 mod endings;
 mod harness;
+mod identity;
 mod instances;
 mod limits;
 mod listeners;

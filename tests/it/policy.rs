@@ -1,6 +1,7 @@
 //! Decisions, without a wire: tables of `tests/cases/policy`, and a second evaluator that knows nothing of the first.
 
 mod naive;
+mod random;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -75,6 +75,30 @@ impl Credentials {
             key,
         }
     }
+
+    /// A revocation list with these certificates, as PEM.
+    pub(crate) fn revoke(&self, certificates: &[&Credentials]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let revoked = |certificate: &&Credentials| RevokedCertParams {
+            serial_number: certificate.serial.clone(),
+            revocation_time: now - Duration::minutes(1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        CertificateRevocationListParams {
+            this_update: now - Duration::hours(1),
+            next_update: now + Duration::days(1),
+            crl_number: SerialNumber::from_slice(&[1]),
+            issuing_distribution_point: None,
+            revoked_certs: certificates.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(&issuer)
+        .unwrap()
+        .pem()
+        .unwrap()
+    }
 }
 
 impl Authority {
@@ -131,26 +155,7 @@ impl Authority {
 
     /// A revocation list with these certificates, as PEM.
     pub(crate) fn revoke(&self, certificates: &[&Credentials]) -> String {
-        let now = OffsetDateTime::now_utc();
-        let issuer = Issuer::from_params(&self.own.params, &self.own.key);
-        let revoked = |certificate: &&Credentials| RevokedCertParams {
-            serial_number: certificate.serial.clone(),
-            revocation_time: now - Duration::minutes(1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        CertificateRevocationListParams {
-            this_update: now - Duration::hours(1),
-            next_update: now + Duration::days(1),
-            crl_number: SerialNumber::from_slice(&[1]),
-            issuing_distribution_point: None,
-            revoked_certs: certificates.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        }
-        .signed_by(&issuer)
-        .unwrap()
-        .pem()
-        .unwrap()
+        self.own.revoke(certificates)
     }
 }
 

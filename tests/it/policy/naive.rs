@@ -7,11 +7,10 @@ use casgate::policy::rights::{Right, Rights};
 use casgate::policy::{Policy, Rule, Scope, Uris};
 use casgate::status::Rejection;
 use proptest::collection::vec;
-use proptest::option;
 use proptest::prelude::*;
-use proptest::sample::select;
 
 use super::Outcome;
+use super::random::{any_call, any_caller, any_rule};
 
 /// How many calls are asked of each random policy.
 const CALLS: usize = 64;
@@ -19,57 +18,39 @@ const CALLS: usize = 64;
 const POLICIES: u32 = 2000;
 
 #[derive(Clone, Debug)]
-struct PlainRule {
+pub(super) struct PlainRule {
     /// `None` for anonymous callers.
-    certificate: Option<PlainPattern>,
-    allow: Vec<&'static str>,
-    instances: Option<Vec<&'static str>>,
+    pub(super) certificate: Option<PlainPattern>,
+    pub(super) allow: Vec<&'static str>,
+    pub(super) instances: Option<Vec<&'static str>>,
 }
 
 /// Nothing at all stands for any certificate.
 #[derive(Clone, Debug)]
-struct PlainPattern {
-    name: Option<&'static str>,
-    organization: Option<&'static str>,
-    uri: Option<&'static str>,
-    dns: Option<&'static str>,
+pub(super) struct PlainPattern {
+    pub(super) name: Option<&'static str>,
+    pub(super) organization: Option<&'static str>,
+    pub(super) uri: Option<&'static str>,
+    pub(super) dns: Option<&'static str>,
 }
 
 /// `None` for an anonymous caller.
-type PlainCaller = Option<PlainCertificate>;
+pub(super) type PlainCaller = Option<PlainCertificate>;
 
 #[derive(Clone, Debug)]
-struct PlainCertificate {
-    names: Vec<&'static str>,
-    organizations: Vec<&'static str>,
-    uris: Vec<&'static str>,
-    dns: Vec<&'static str>,
+pub(super) struct PlainCertificate {
+    pub(super) names: Vec<&'static str>,
+    pub(super) organizations: Vec<&'static str>,
+    pub(super) uris: Vec<&'static str>,
+    pub(super) dns: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug)]
-struct PlainCall {
-    method: Method,
-    instance: String,
-    uris: Uris,
+pub(super) struct PlainCall {
+    pub(super) method: Method,
+    pub(super) instance: String,
+    pub(super) uris: Uris,
 }
-
-const NAMES: [&str; 3] = ["ci", "dev", "CI"];
-const ORGANIZATIONS: [&str; 2] = ["team", "other"];
-const URIS: [&str; 4] = ["spiffe://x/ci", "spiffe://x/dev", "https://x", "urn:x"];
-const DNS: [&str; 3] = ["ci.example", "CI.example", "dev.example"];
-const RIGHTS: [&str; 10] = [
-    "pull",
-    "cas-push",
-    "action-push",
-    "asset-push",
-    "push",
-    "execute",
-    "worker",
-    "events",
-    "fetch-remote",
-    "admin",
-];
-const PATTERNS: [&str; 10] = ["", "a", "b", "a/b", "*", "a/*", "*/b", "**", "a/**", "*/b/**"];
 
 /// The right that a naive reading of the method table asks for: any one of them.
 fn needed(method: Method) -> Vec<&'static str> {
@@ -252,63 +233,6 @@ fn caller(plain: &PlainCaller) -> Identity {
             ..Certificate::default()
         })),
     }
-}
-
-fn any_rule() -> impl Strategy<Value = PlainRule> {
-    let pattern = (
-        option::weighted(0.4, select(&NAMES[..])),
-        option::weighted(0.2, select(&ORGANIZATIONS[..])),
-        option::weighted(0.2, select(&URIS[..])),
-        option::weighted(0.2, select(&DNS[..])),
-    )
-        .prop_map(|(name, organization, uri, dns)| PlainPattern {
-            name,
-            organization,
-            uri,
-            dns,
-        });
-    (
-        option::weighted(0.8, pattern),
-        vec(select(&RIGHTS[..]), 0..4),
-        option::weighted(0.6, vec(select(&PATTERNS[..]), 0..3)),
-    )
-        .prop_map(|(certificate, allow, instances)| PlainRule {
-            certificate,
-            allow,
-            instances,
-        })
-}
-
-fn any_caller() -> impl Strategy<Value = PlainCaller> {
-    let some = |from: &'static [&'static str]| vec(select(from), 0..3);
-    let certificate =
-        (some(&NAMES), some(&ORGANIZATIONS), some(&URIS), some(&DNS)).prop_map(|(names, organizations, uris, dns)| {
-            PlainCertificate {
-                names,
-                organizations,
-                uris,
-                dns,
-            }
-        });
-    option::weighted(0.85, certificate)
-}
-
-fn any_call() -> impl Strategy<Value = PlainCall> {
-    let methods: Vec<Method> = Method::ALL
-        .iter()
-        .copied()
-        .filter(|method| !method.rights().is_empty())
-        .collect();
-    let instance = vec(select(&["a", "b", "c", "A"][..]), 0..4).prop_map(|parts| parts.join("/"));
-    (select(methods), instance, any::<(bool, bool)>()).prop_map(|(method, instance, (remote, local))| PlainCall {
-        method,
-        instance,
-        uris: Uris {
-            remote,
-            local,
-            ..Uris::default()
-        },
-    })
 }
 
 proptest! {
