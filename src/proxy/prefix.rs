@@ -174,15 +174,14 @@ impl Reader {
     }
 
     fn progress(&self) -> Result<Progress, Refusal> {
+        if self.uris_field.is_some() && self.in_message > LONGEST_HELD {
+            return Err(Refusal::TooLong("a Remote Asset request may have 64 KiB"));
+        }
         if self.messages > 0 || self.name_field.is_none() {
             return Ok(Progress::Settled);
         }
         if self.uris_field.is_some() {
-            return if self.in_message > LONGEST_HELD {
-                Err(Refusal::TooLong("a Remote Asset request may have 64 KiB"))
-            } else {
-                Ok(Progress::Unsettled)
-            };
+            return Ok(Progress::Unsettled);
         }
         Ok(if self.in_message >= SETTLE_EARLY && self.beyond_name {
             Progress::Settled

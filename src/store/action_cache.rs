@@ -17,9 +17,10 @@ use super::instance::Instance;
 use super::walk::{Stop, Walk};
 use super::{Cache, check_digest_function};
 
-/// Largest `Tree` that is read to check it, in bytes. A result with a larger one is never given
-/// out: nobody could say whether it is complete.
-const LARGEST_TREE: u64 = 64 << 20;
+/// Most bytes of `Tree` messages that are read to check one result. A result with more is never given
+/// out: nobody could say whether it is complete, and whoever may write results could have a reader's
+/// call take any amount of work.
+const LARGEST_TREES: u64 = 64 << 20;
 
 #[tonic::async_trait]
 impl ActionCache for Cache {
@@ -63,7 +64,12 @@ impl Cache {
         }
         wanted.stream(result.stdout_digest.as_ref());
         wanted.stream(result.stderr_digest.as_ref());
+        let mut met = HashSet::new();
         for directory in &result.output_directories {
+            // The same directory under another path is the same again.
+            if !met.insert((directory.tree_digest.as_ref(), directory.root_directory_digest.as_ref())) {
+                continue;
+            }
             if !self.want_tree(instance, directory, &mut wanted).await? {
                 return Ok(false);
             }
@@ -97,8 +103,9 @@ impl Cache {
         let Ok(digest) = BlobDigest::parse(digest, "tree_digest") else {
             return Ok(false);
         };
-        if digest.size() > LARGEST_TREE {
-            tracing::warn!(%digest, "a tree is too large to be checked: its action result is a miss");
+        wanted.tree_bytes = wanted.tree_bytes.saturating_add(digest.size());
+        if wanted.tree_bytes > LARGEST_TREES {
+            tracing::warn!(%digest, "trees are too large to be checked: their action result is a miss");
             return Ok(false);
         }
         // Trees are decoded as a whole, so not many at a time.
@@ -155,6 +162,8 @@ impl Cache {
 #[derive(Default)]
 struct Wanted {
     digests: HashSet<BlobDigest>,
+    /// Size of the trees that were read to find them.
+    tree_bytes: u64,
     /// One was asked for in a way that no blob can fulfil.
     malformed: bool,
 }

@@ -171,12 +171,12 @@ async fn a_fetch_that_is_too_long_to_be_held_is_refused() {
     let backend = Backend::start(unary);
     let gate = Gate::start(Config::to(&backend)).await;
     let mut client = gate.client("reader").await;
-    let uris = |count: usize| grpc::frame(&grpc::string(4, &format!("urn:{}", "x".repeat(10_000))).repeat(count));
-    assert_eq!(client.call(Method::FetchBlob, uris(100)).await.code(), Some(0));
+    let uris = |count: usize| grpc::frame(&grpc::string(4, &format!("urn:{}", "x".repeat(1_000))).repeat(count));
+    assert_eq!(client.call(Method::FetchBlob, uris(60)).await.code(), Some(0));
     let mut call = client.open(Method::FetchBlob);
-    call.send(uris(200)).await;
+    call.send(uris(80)).await;
     let reply = call.reply().await;
     assert_eq!(reply.code(), Some(3), "{reply:?}");
-    assert!(reply.message().contains("1 MiB"), "{reply:?}");
+    assert!(reply.message().contains("64 KiB"), "{reply:?}");
     assert_eq!(backend.streams(), 1);
 }

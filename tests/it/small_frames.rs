@@ -4,16 +4,24 @@ use bytes::Bytes;
 use casgate::policy::method::Method;
 
 use crate::harness::backend::{Backend, Exchange, Options, Place, silent};
-use crate::harness::frames::{DATA, END_STREAM, Frame};
+use crate::harness::frames::{DATA, END_STREAM, Frame, HEADERS};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::grpc;
-use crate::harness::wire::{Client, grpc_request};
+use crate::harness::wire::{Call, Client, grpc_request};
 use crate::harness::{until, within};
 
 /// A request of about so many bytes, nearly all of them in a field that no version of the message has.
 fn long(method: Method, size: usize) -> Bytes {
     let request = grpc::request(method, "");
     grpc::frame(&[&request[5..], &grpc::string(999, &"x".repeat(size))].concat())
+}
+
+/// Begins a call, and waits until its head is out: frames that are injected go past what h2 still holds.
+async fn open(client: &mut Client, method: Method) -> Call {
+    let call = client.open(method);
+    let is_out = |frame: &Frame| frame.kind == HEADERS && frame.stream == call.id();
+    until("the head is sent", || client.tap.sent().iter().any(is_out)).await;
+    call
 }
 
 /// Sends a message in frames of one byte each, past the client's own h2, which would put them together.
@@ -46,7 +54,7 @@ async fn a_backend_does_not_take_a_drip_for_an_attack_by_all_of_us() {
         ("writer", Method::Write),
     ] {
         let mut client = gate.client(name).await;
-        let call = client.open(method);
+        let call = open(&mut client, method).await;
         let message = long(method, 20_000);
         drip(&client, call.id(), &message);
         let reply = call.reply().await;
@@ -64,7 +72,7 @@ async fn a_byte_that_waits_does_not_keep_the_buffer_that_it_came_in() {
     config.top.push_str("\nlog = { format = \"json\" }");
     let gate = Gate::spawn(config).await;
     let mut client = gate.client("reader").await;
-    let call = client.open(Method::FetchBlob);
+    let call = open(&mut client, Method::FetchBlob).await;
     let message = long(Method::FetchBlob, 60_000);
     client.tap.inject(Frame::new(DATA, 0, call.id(), message.slice(..20)));
     let before = gate.memory();
