@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+pub mod audit;
 pub mod certs;
 pub mod check;
 pub mod quickstart;
@@ -26,6 +27,8 @@ pub enum Command {
     Serve(serve::Args),
     /// Check a configuration: all errors at once, then who may do what
     Check(check::Args),
+    /// Look into an audit log: who pushed a name or a digest, when, with which certificate
+    Audit(audit::Args),
     /// Make certificates: an authority, servers, clients
     #[command(subcommand)]
     Certs(certs::Command),
@@ -47,6 +50,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Audit(args) => audit::run(&args),
             Command::Certs(command) => certs::run(&command),
             Command::Quickstart(args) => quickstart::run(&args),
         }

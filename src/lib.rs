@@ -43,6 +43,7 @@
 //! | [`store`] | the embedded backend |
 //! | [`certs`] | makes certificates |
 //! | [`status`] | what the gate answers itself: pure |
+//! | [`audit`] | who pushed what |
 //! | [`metrics`], [`admin`] | what can be seen from outside |
 //!
 //! # Invariants
@@ -59,6 +60,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod audit;
 pub mod certs;
 pub mod cli;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The running configuration: a snapshot with what it needs to be used, behind one pointer that a reload swaps.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,6 +11,7 @@ use prometheus::IntCounter;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
+use crate::audit::{Audit, AuditPlan, Counters};
 use crate::config::{self, Problems};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -24,6 +26,8 @@ use crate::upstream::{Backend, OpenError};
 pub struct Live {
     /// The configuration.
     pub snapshot: Snapshot,
+    /// Where pushes are noted.
+    pub audit: Option<Audit>,
     backends: Vec<Arc<Backend>>,
     allowed: Vec<Vec<IntCounter>>,
 }
@@ -55,6 +59,14 @@ pub enum ReloadError {
     /// A backend can't be opened.
     #[error("{0}")]
     Backend(#[from] OpenError),
+    /// The audit log can't be opened.
+    #[error("audit.file: `{}` can't be opened: {error}", path.display())]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
 }
 
 impl Live {
@@ -86,7 +98,12 @@ impl Live {
         threads: usize,
         metrics: &Arc<Metrics>,
         control: &Handle,
-    ) -> Result<Live, OpenError> {
+    ) -> Result<Live, ReloadError> {
+        let audit = snapshot
+            .audit
+            .as_ref()
+            .map(|plan| open_audit(plan, metrics))
+            .transpose()?;
         let mut backends = Vec::new();
         for plan in &snapshot.backends {
             let kept = before.iter().find(|backend| backend.fingerprint() == plan.fingerprint);
@@ -120,6 +137,7 @@ impl Live {
             .collect();
         Ok(Live {
             snapshot,
+            audit,
             backends,
             allowed,
         })
@@ -130,14 +148,14 @@ impl Shared {
     /// Puts the first configuration into use.
     ///
     /// # Errors
-    /// When a backend can't be opened.
+    /// When a backend or the audit log can't be opened.
     pub async fn start(
         path: PathBuf,
         snapshot: Snapshot,
         threads: usize,
         metrics: Arc<Metrics>,
         control: Handle,
-    ) -> Result<Shared, OpenError> {
+    ) -> Result<Shared, ReloadError> {
         let live = Live::open(snapshot, &[], threads, &metrics, &control).await?;
         let shared = Shared {
             path,
@@ -191,6 +209,17 @@ impl Shared {
         self.metrics.generation.inc();
         self.metrics.last_reload.set(now());
     }
+}
+
+fn open_audit(plan: &AuditPlan, metrics: &Metrics) -> Result<Audit, ReloadError> {
+    let counters = Counters {
+        lost: metrics.audit_lost.clone(),
+        failures: metrics.audit_failures.clone(),
+    };
+    Audit::open(plan, counters).map_err(|error| ReloadError::Audit {
+        path: plan.file.clone(),
+        error,
+    })
 }
 
 /// Seconds since 1970.

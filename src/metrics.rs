@@ -48,6 +48,10 @@ pub struct Metrics {
     pub backend_resent: IntCounterVec,
     /// `casgate_certificate_not_after_seconds{certificate}`
     pub not_after: IntGaugeVec,
+    /// `casgate_audit_lost_lines_total`
+    pub audit_lost: IntCounter,
+    /// `casgate_audit_write_failures_total`
+    pub audit_failures: IntCounter,
     /// `casgate_config_generation`
     pub generation: IntGauge,
     /// `casgate_config_reload_total{result}`
@@ -139,6 +143,14 @@ impl Metrics {
                 "casgate_certificate_not_after_seconds",
                 "End of the validity of certificates of the configuration, in seconds since 1970.",
                 &["certificate"],
+            )?,
+            audit_lost: counter(
+                "casgate_audit_lost_lines_total",
+                "Lines of the audit log that were not written.",
+            )?,
+            audit_failures: counter(
+                "casgate_audit_write_failures_total",
+                "Attempts to write the audit log that failed.",
             )?,
             generation: gauge("casgate_config_generation", "Configurations loaded since the start.")?,
             reloads: counters(

@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod build_stream_1;
+mod call_id;
 pub mod capabilities;
 pub mod completeness;
 mod exchange;
@@ -12,6 +13,7 @@ mod own;
 pub mod prefix;
 mod record;
 mod right;
+mod subject;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ use own::{Failed, OwnCalls};
 use prefix::LONGEST_HELD;
 use record::Record;
 use right::Held;
+use subject::Picker;
 
 /// Serves one call. It ends in exactly one count and one access line, whatever becomes of it.
 pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
@@ -52,7 +55,7 @@ pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: 
     match try_handle(&caller, method, request, &mut answer, &mut record).await {
         Ok(code) => record.answered(code),
         Err(rejection) => {
-            answer.reject(&rejection);
+            answer.reject(&rejection, record.id());
             record.rejected(&rejection);
         }
     }
@@ -81,10 +84,13 @@ async fn try_handle(
     view.standing.may_ever(method.rights()).map_err(denied)?;
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(method, body);
+    if view.live.audit.is_some() && subject::is_noted(method) {
+        upload.pick(Picker::new(method));
+    }
     let named = tokio::select! {
         biased;
         rejection = held.lost_all_of(method.rights()) => Err(rejection),
-        named = name(method, &mut upload) => named,
+        named = name(method, &mut upload, record) => named,
     };
     record.received(upload.received());
     let (scope, uris) = named?;
@@ -95,6 +101,9 @@ async fn try_handle(
     let permit = policy.decide(&view.standing, method, scope, uris).map_err(denied)?;
     held.check(&permit)?;
     record.allowed(&view.live, &permit);
+    if subject::is_noted(method) {
+        record.audit(&view.live)?;
+    }
     if service == Service::ReferenceStorage || method == Method::FetchDirectory && uris.build_stream_1 {
         let own = Own {
             caller,
@@ -103,7 +112,9 @@ async fn try_handle(
             uris,
             headers: parts.headers,
         };
-        return own.answer(&mut upload, answer, record, &mut held).await;
+        let result = own.answer(&mut upload, answer, record, &mut held).await;
+        record.subject(upload.subject());
+        return result;
     }
     let backend = view
         .live
@@ -128,18 +139,24 @@ async fn try_handle(
     };
     let result = exchange.run(permit, &mut upload, answer, record, &mut held).await;
     record.received(upload.received());
+    record.subject(upload.subject());
     result
 }
 
 /// Reads as much of the body as the decision needs.
-async fn name(method: Method, upload: &mut Upload) -> Result<(Scope, Uris), Rejection> {
+async fn name(method: Method, upload: &mut Upload, record: &mut Record) -> Result<(Scope, Uris), Rejection> {
     if method.instance_in() == InstanceIn::Unknown {
         return Ok((Scope::Unknown, Uris::default()));
     }
     let reader = upload.settle().await?;
     let name = reader.name()?;
     let instance = match method.instance_in() {
-        InstanceIn::ResourceName(kind) => resource::instance_of(name, kind)?,
+        InstanceIn::ResourceName(kind) => {
+            if subject::is_noted(method) {
+                record.resource(name);
+            }
+            resource::instance_of(name, kind)?
+        }
         InstanceIn::Field(_) | InstanceIn::Unknown => InstanceName::parse(name)?,
     };
     Ok((Scope::Instance(instance), reader.uris()))

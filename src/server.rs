@@ -18,7 +18,6 @@ use crate::live::{Live, ReloadError, Shared};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listen::ListenerId;
-use crate::upstream::OpenError;
 
 use worker::Worker;
 
@@ -50,9 +49,9 @@ pub enum StartError {
     /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] Problems),
-    /// A backend can't be opened.
+    /// A backend or the audit log can't be opened.
     #[error("{0}")]
-    Backend(#[from] OpenError),
+    Open(#[from] ReloadError),
     /// An address can't be listened on.
     #[error("{key}: can't listen on `{address}`: {error}")]
     Listen {

@@ -11,6 +11,7 @@ mod rules;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::audit::AuditPlan;
 use crate::config::file::{Capabilities, LogFormat};
 use crate::config::{Loaded, Problems};
 use crate::policy::Policy;
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub threads: Option<usize>,
     /// How to log; takes a restart.
     pub log: LogPlan,
+    /// Where to note who pushed what.
+    pub audit: Option<AuditPlan>,
 }
 
 /// How to log.
@@ -73,6 +76,7 @@ impl Snapshot {
                 "reference-storage",
                 "threads",
                 "log",
+                "audit",
             ],
         );
         let policy = rules::compile(&file.rules, &mut report);
@@ -97,6 +101,7 @@ impl Snapshot {
             report.add("threads", "is not between 1 and 256");
         }
         let log = log(loaded, &mut report);
+        let audit = audit(loaded, &mut report);
         if !report.problems.is_empty() {
             return Err(Problems::new(&loaded.path, report.problems));
         }
@@ -110,6 +115,7 @@ impl Snapshot {
             reference_storage,
             threads,
             log,
+            audit,
         })
     }
 
@@ -123,6 +129,17 @@ impl Snapshot {
         let timeouts = self.listeners.iter().map(|listener| listener.drain_timeout);
         timeouts.max().unwrap_or_default()
     }
+}
+
+fn audit(loaded: &Loaded, report: &mut Report) -> Option<AuditPlan> {
+    let table = report.value(&loaded.file.audit, "audit")?;
+    report.unknown(&table.unknown, "audit.", &["file", "on-failure"]);
+    let file = report.required(&table.file, "audit.file", "where to add the lines");
+    let on_failure = report.value(&table.on_failure, "audit.on-failure").copied();
+    Some(AuditPlan {
+        file: loaded.resolve(file?),
+        on_failure: on_failure.unwrap_or_default(),
+    })
 }
 
 fn log(loaded: &Loaded, report: &mut Report) -> LogPlan {

@@ -1,6 +1,8 @@
 //! Everything that the gate itself answers instead of a backend: one closed enum, with the gRPC code, the text that the
 //! client's user will read, and the label under which it is counted.
 
+use std::fmt;
+
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::policy::identity::{Identity, printable};
@@ -108,6 +110,9 @@ pub enum Rejection {
     /// A directory tree is larger than the gate walks.
     #[error("the artifact has a directory tree that is too large to be checked: {0}")]
     TooLarge(&'static str),
+    /// Nothing may be changed while the audit log can't be written.
+    #[error("{0}")]
+    Audit(#[from] crate::audit::Failing),
     /// The client reset the stream or closed the connection.
     #[error("the client cancelled the call")]
     Cancelled,
@@ -136,7 +141,7 @@ impl Rejection {
                 Code::InvalidArgument
             }
             Rejection::TooLarge(_) => Code::Unknown,
-            Rejection::Unavailable { .. } => Code::Unavailable,
+            Rejection::Unavailable { .. } | Rejection::Audit(_) => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
             Rejection::Cancelled => Code::Cancelled,
         }
@@ -160,15 +165,26 @@ impl Rejection {
             Rejection::Resource(_) => "invalid-resource",
             Rejection::Reference(_) => "invalid-reference",
             Rejection::TooLarge(_) => "too-large",
+            Rejection::Audit(_) => "audit-failing",
             Rejection::Unavailable { .. } => "unavailable",
             Rejection::NotGrpc { .. } => "not-grpc",
             Rejection::Cancelled => "cancelled",
         }
     }
 
-    /// The text as a `grpc-message` carries it: UTF-8, percent-encoded (grpc PROTOCOL-HTTP2, "Responses").
-    pub fn grpc_message(&self) -> String {
-        encode_message(&self.to_string())
+    /// Whether the caller was denied something.
+    pub fn is_denial(&self) -> bool {
+        self.code() == Code::PermissionDenied
+    }
+
+    /// The text as a `grpc-message` carries it: UTF-8, percent-encoded (grpc PROTOCOL-HTTP2, "Responses"). A denial names
+    /// its call, so that its user can ask the administrator about it.
+    pub fn grpc_message(&self, call: impl fmt::Display) -> String {
+        if self.is_denial() {
+            encode_message(&format!("{self} (call {call})"))
+        } else {
+            encode_message(&self.to_string())
+        }
     }
 }
 
@@ -262,7 +278,7 @@ mod tests {
         assert_eq!(encode_message("100 % größer\n"), "100 %25 gr%C3%B6%C3%9Fer%0A");
         assert!(encode_message(&"ü".repeat(5000)).len() <= 2048);
         let rejection = Rejection::unknown_method(&format!("/\n{}", "x".repeat(9000)));
-        assert!(rejection.grpc_message().len() < 400);
+        assert!(rejection.grpc_message("1").len() < 400);
     }
 
     #[test]

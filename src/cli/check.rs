@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::config;
-use crate::policy::identity::{CertificatePattern, Identity, Pattern};
+use crate::policy::identity::{CertificatePattern, Identity, Pattern, hex};
 use crate::policy::method::Service;
 use crate::policy::rights::{Right, Rights};
 use crate::policy::{Policy, Rule};
@@ -158,7 +158,7 @@ fn pattern(pattern: &Pattern) -> String {
             dns,
             sha256,
         }) => {
-            let fingerprint = sha256.map(|bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+            let fingerprint = sha256.map(|bytes| hex(&bytes));
             let parts = [
                 ("common-name", common_name),
                 ("organization", organization),

@@ -93,6 +93,8 @@ pub struct File {
     pub threads: Key<usize>,
     /// `[log]`: what is logged, and how.
     pub log: Key<Log>,
+    /// `[audit]`: who pushed what; not written by default.
+    pub audit: Key<Audit>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,
@@ -276,6 +278,31 @@ pub struct Log {
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Audit {
+    /// `file = "audit.jsonl"`: a JSON line is added for every push, execution and denial. Opened again at each reload.
+    pub file: Key<String>,
+    /// `on-failure = "refuse" | "count"`: what becomes of pushes and executions while the file can't be written: refused
+    /// with UNAVAILABLE, or let through without a line and counted (default `refuse`).
+    pub on_failure: Key<OnFailure>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `audit.on-failure`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Nothing is changed without a line.
+    #[default]
+    Refuse,
+    /// Lost lines are counted.
+    Count,
 }
 
 /// `log.format`

@@ -139,6 +139,11 @@ impl Certificate {
     }
 }
 
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Text of a certificate made safe to print: control characters and backticks replaced, and cut at 100 characters.
 pub fn printable(text: &str) -> String {
     const LONGEST: usize = 100;

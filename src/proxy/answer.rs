@@ -10,6 +10,7 @@ use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 
+use super::call_id::CallId;
 use super::headers::NotGrpc;
 use super::own::Status;
 use crate::http2::{self, Closed};
@@ -77,8 +78,8 @@ impl Answer {
     ///
     /// The request may still be running. h2 resets it with NO_ERROR once the answer is out and both halves are dropped,
     /// as RFC 9113, 8.1 wants.
-    pub(super) fn reject(&mut self, rejection: &Rejection) {
-        let status = status_headers(rejection.code() as u8, &rejection.grpc_message());
+    pub(super) fn reject(&mut self, rejection: &Rejection, call: CallId) {
+        let status = status_headers(rejection.code() as u8, &rejection.grpc_message(call));
         // A client that is gone hears nothing, which is nobody's fault.
         let _gone = match &self.0 {
             State::Nothing(_) => {

@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use h2::{RecvStream, SendStream};
 
 use super::prefix::{Progress, Reader, Refusal};
+use super::subject::{Picker, Subject};
 use crate::http2::{self, Closed};
 use crate::policy::method::Method;
 use crate::status::Rejection;
@@ -40,6 +41,8 @@ pub(super) struct Upload {
     owed: usize,
     received: u64,
     ended: bool,
+    /// Looks at what goes by, for the audit log.
+    picker: Option<Picker>,
 }
 
 /// How the forwarding of a body ended before the body did.
@@ -63,7 +66,18 @@ impl Upload {
             sent: 0,
             owed: 0,
             received: 0,
+            picker: None,
         }
+    }
+
+    /// Has somebody look at what goes by.
+    pub(super) fn pick(&mut self, picker: Picker) {
+        self.picker = Some(picker);
+    }
+
+    /// What was seen of the call's subject.
+    pub(super) fn subject(&mut self) -> Subject {
+        self.picker.take().map(Picker::finish).unwrap_or_default()
     }
 
     /// Bytes received so far.
@@ -169,6 +183,9 @@ impl Upload {
                 self.owed += chunk.len();
                 self.received += chunk.len() as u64;
                 let progress = self.reader.push(&chunk)?;
+                if let Some(picker) = &mut self.picker {
+                    picker.push(&chunk);
+                }
                 if self.body.is_end_stream() {
                     self.finish()?;
                 }

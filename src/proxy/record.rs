@@ -5,9 +5,12 @@ use std::time::Instant;
 
 use http::StatusCode;
 
+use super::call_id::CallId;
+use super::subject::Subject;
+use crate::audit::{Holder, Line, Place};
 use crate::connection::Caller;
 use crate::live::Live;
-use crate::policy::identity::printable;
+use crate::policy::identity::{Identity, hex, printable};
 use crate::policy::instance::InstanceName;
 use crate::policy::method::Method;
 use crate::policy::{Permit, RuleId};
@@ -27,6 +30,10 @@ pub(super) struct Record {
     code: u8,
     reason: &'static str,
     message: String,
+    id: CallId,
+    resource: String,
+    subject: Subject,
+    place: Option<Place>,
 }
 
 impl Record {
@@ -50,7 +57,37 @@ impl Record {
             code: Code::Cancelled as u8,
             reason: "dropped",
             message: String::new(),
+            id: CallId::next(),
+            resource: String::new(),
+            subject: Subject::default(),
+            place: None,
         }
+    }
+
+    /// The call's id.
+    pub(super) fn id(&self) -> CallId {
+        self.id
+    }
+
+    /// Whether the call will be noted in the audit log; takes a place there.
+    ///
+    /// # Errors
+    /// When nothing may be changed without a line.
+    pub(super) fn audit(&mut self, live: &Live) -> Result<bool, Rejection> {
+        if let Some(audit) = &live.audit {
+            self.place = audit.place()?;
+        }
+        Ok(self.place.is_some())
+    }
+
+    /// Notes the resource name that the call names, for the audit log.
+    pub(super) fn resource(&mut self, name: &str) {
+        name.clone_into(&mut self.resource);
+    }
+
+    /// Notes what the call was about.
+    pub(super) fn subject(&mut self, subject: Subject) {
+        self.subject = subject;
     }
 
     /// The path that was asked for.
@@ -107,9 +144,17 @@ impl Record {
             | Rejection::Resource(_)
             | Rejection::Reference(_)
             | Rejection::TooLarge(_)
+            | Rejection::Audit(_)
             | Rejection::Unavailable { .. }
             | Rejection::NotGrpc { .. }
             | Rejection::Cancelled => {}
+        }
+        if rejection.is_denial()
+            && self.place.is_none()
+            && let Some(audit) = &self.caller.view().live.audit
+        {
+            // It is refused already, so there is nothing more to refuse.
+            self.place = audit.place().ok().flatten();
         }
         self.code = rejection.code() as u8;
         self.reason = rejection.label();
@@ -124,6 +169,38 @@ impl Record {
     }
 }
 
+impl Record {
+    fn line(&self, rule: &str) -> Line {
+        let certificate = match &self.caller.peer.identity {
+            Identity::Anonymous => None,
+            Identity::Certificate(certificate) => Some(Holder {
+                subject: certificate.subject.clone(),
+                issuer: certificate.issuer.clone(),
+                serial: certificate.serial.clone(),
+                sha256: hex(&certificate.sha256),
+                uris: certificate.uris.clone(),
+                dns: certificate.dns.clone(),
+            }),
+        };
+        Line {
+            time: crate::audit::now(),
+            call: self.id.to_string(),
+            peer: self.caller.peer.address.to_string(),
+            certificate,
+            rule: rule.to_owned(),
+            method: self.path().trim_start_matches('/').to_owned(),
+            instance: self.instance.clone(),
+            resource: self.resource.clone(),
+            digests: self.subject.digests.clone(),
+            uris: self.subject.uris.clone(),
+            more: self.subject.more,
+            received: self.received,
+            code: self.code,
+            reason: self.reason.to_owned(),
+        }
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.begun.elapsed();
@@ -135,13 +212,18 @@ impl Drop for Record {
             .rule
             .as_ref()
             .and_then(|(live, id)| live.snapshot.policy.rules().get(id.index()));
+        let rule = rule.map_or("", |rule| &*rule.name);
+        if let Some(place) = self.place.take() {
+            place.fill(&self.line(rule));
+        }
         tracing::info!(
             target: "casgate::access",
+            call = %self.id,
             certificate = self.caller.peer.label,
             method = self.path(),
             instance = self.instance,
             code = self.code,
-            rule = rule.map_or("", |rule| &*rule.name),
+            rule,
             backend = self.backend,
             received = self.received,
             sent = self.sent,

@@ -29,6 +29,7 @@
 )]
 
 mod ambiguity;
+mod audit;
 mod authorization;
 mod capabilities;
 mod configs;

@@ -16,7 +16,7 @@ const RECORD: &str = include_str!("../../src/proxy/record.rs");
 const STATUS: &str = include_str!("../../src/status.rs");
 
 /// The tables of the configuration file, by the struct that reads them: what comes before the names of their keys.
-const TABLES: [(&str, &str); 8] = [
+const TABLES: [(&str, &str); 9] = [
     ("File", ""),
     ("Listen", "listen."),
     ("ClientCa", "listen.client-ca[]."),
@@ -25,6 +25,7 @@ const TABLES: [(&str, &str); 8] = [
     ("Route", "routes[]."),
     ("Rule", "rules[]."),
     ("Log", "log."),
+    ("Audit", "audit."),
 ];
 
 /// The same for a table inside of a rule.
