@@ -44,7 +44,7 @@
 //! | [`certs`] | makes certificates |
 //! | [`status`] | what the gate answers itself: pure |
 //! | [`audit`] | who pushed what |
-//! | [`metrics`], [`admin`] | what can be seen from outside |
+//! | [`metrics`], [`admin`], [`log`] | what can be seen from outside |
 //!
 //! # Invariants
 //!
@@ -67,6 +67,7 @@ pub mod config;
 pub mod connection;
 mod http2;
 pub mod live;
+pub mod log;
 pub mod metrics;
 pub mod policy;
 pub mod proxy;

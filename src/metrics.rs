@@ -8,7 +8,9 @@ use std::sync::OnceLock;
 use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
+use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::policy::method::Method;
 use crate::policy::rights::Right;
@@ -58,6 +60,9 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     /// `casgate_config_last_reload_success_timestamp_seconds`
     pub last_reload: IntGauge,
+    /// `casgate_log_dropped_total`
+    log_dropped: IntCounter,
+    log_counter: OnceLock<ErrorCounter>,
 }
 
 /// The handles of one method, found when they are first needed.
@@ -162,8 +167,30 @@ impl Metrics {
                 "casgate_config_last_reload_success_timestamp_seconds",
                 "When the configuration was last loaded, in seconds since 1970.",
             )?,
+            log_dropped: counter(
+                "casgate_log_dropped_total",
+                "Lines of the log that were dropped, as nobody read standard error fast enough.",
+            )?,
+            log_counter: OnceLock::new(),
             registry,
         })
+    }
+
+    /// Where the dropped lines of the log are counted; without it none are.
+    pub fn count_dropped_lines(&self, counter: ErrorCounter) {
+        let _first = self.log_counter.get_or_init(|| counter);
+    }
+
+    /// All of them, in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// When a metric can't be written in that format.
+    pub fn text(&self) -> Result<String, prometheus::Error> {
+        if let Some(counter) = self.log_counter.get() {
+            let more = (counter.dropped_lines() as u64).saturating_sub(self.log_dropped.get());
+            self.log_dropped.inc_by(more);
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
     /// Counts a call that begins; `None` for a method that is not known.
@@ -235,9 +262,7 @@ mod tests {
         metrics.call_handled(Some(Method::Write), 7, 0.1);
         metrics.call_started(None);
         metrics.call_handled(None, 99, 0.1);
-        let text = prometheus::TextEncoder::new()
-            .encode_to_string(&metrics.registry.gather())
-            .unwrap();
+        let text = metrics.text().unwrap();
         for line in [
             r#"grpc_server_handled_total{grpc_code="PermissionDenied",grpc_method="Write",grpc_service="google.bytestream.ByteStream"} 1"#,
             r#"grpc_server_handled_total{grpc_code="Unknown",grpc_method="unknown",grpc_service="unknown"} 1"#,

@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listen::ListenerId;
 
-use worker::Worker;
+use worker::{Ends, Worker};
 
 /// A gate that runs. Dropping it ends it at once; see [`Gate::drain`].
 #[derive(Debug)]
@@ -28,8 +28,10 @@ pub struct Gate {
     workers: Vec<Worker>,
     listen_addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
-    // Last, so that the tasks of the workers end first.
+    // After the workers, since its tasks have doors to them as well.
     control: Runtime,
+    // Last: the threads end when the last door is gone.
+    _ends: Ends,
 }
 
 /// How a drain ended.
@@ -111,10 +113,11 @@ impl Gate {
             control.spawn(admin::serve(listener, Arc::clone(&shared)));
         }
         drop(in_runtime);
-        let workers = (0..threads)
+        let mut workers = (0..threads)
             .map(|number| Worker::start(number, &shared))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Threads)?;
+        let ends = Worker::ends(&mut workers);
         let doors: Vec<_> = workers.iter().map(Worker::door).collect();
         for (id, socket) in bound {
             control.spawn(accept::run(socket, id, doors.clone(), Arc::clone(&shared)));
@@ -125,6 +128,7 @@ impl Gate {
             listen_addresses,
             admin_address,
             control,
+            _ends: ends,
         })
     }
 

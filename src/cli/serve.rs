@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::{Failure, check};
 use crate::config;
-use crate::config::file::LogFormat;
+use crate::log::Log;
 use crate::server::{Drained, Gate};
-use crate::snapshot::{LogPlan, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// Arguments of `casgate serve`.
 #[derive(Debug, clap::Args)]
@@ -34,10 +33,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     let loaded = config::load(path).map_err(Failure::of)?;
     let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
-    log_to_stderr(&snapshot.log);
+    // Before the gate, so that it ends after it: the last lines are of calls that are cut off.
+    let log = Log::start(&snapshot.log);
     let description = check::describe(&snapshot);
     let warnings = check::warnings(&snapshot);
     let gate = Gate::serve(path, snapshot).map_err(Failure::of)?;
+    gate.shared().metrics.count_dropped_lines(log.dropped());
     for line in description
         .lines()
         .filter(|line| !line.starts_with("listens") && !line.starts_with("admin"))
@@ -65,6 +66,7 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
         }
         Drained::Told => tracing::warn!(target: "casgate::serve", "told to stop again: the rest is cut off"),
     }
+    drop(gate);
     tracing::info!(target: "casgate::serve", "stopped");
     Ok(())
 }
@@ -113,19 +115,4 @@ async fn told_again() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-}
-
-fn log_to_stderr(plan: &LogPlan) {
-    let filter = EnvFilter::try_new(&plan.filter).unwrap_or_default();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let installed = match plan.format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    // In tests another one may be there already; it serves as well.
-    drop(installed);
 }

@@ -219,6 +219,7 @@ impl Drop for Record {
         tracing::info!(
             target: "casgate::access",
             call = %self.id,
+            peer = %self.caller.peer.address,
             certificate = self.caller.peer.label,
             method = self.path(),
             instance = self.instance,

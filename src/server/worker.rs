@@ -3,8 +3,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -16,7 +17,16 @@ use crate::snapshot::listen::ListenerId;
 #[derive(Debug)]
 pub(super) struct Worker {
     door: Door,
+    ended: Option<mpsc::Receiver<()>>,
 }
+
+/// Waits, when dropped, for threads whose doors are gone: what they count and log of calls that were cut off is part of
+/// their end.
+#[derive(Debug)]
+pub(super) struct Ends(Vec<mpsc::Receiver<()>>);
+
+/// How long a thread may take to drop its calls.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The way to a worker.
 #[derive(Clone, Debug)]
@@ -33,12 +43,24 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shared = Arc::clone(shared);
         let counted = Arc::clone(&connections);
+        let (end, ended) = mpsc::channel::<()>();
         std::thread::Builder::new()
             .name(format!("casgate-{number}"))
-            .spawn(move || runtime.block_on(run(receiver, number, shared, counted)))?;
+            .spawn(move || {
+                runtime.block_on(run(receiver, number, shared, counted));
+                // Drops the calls, and does not wait for a name that is being resolved.
+                runtime.shutdown_background();
+                drop(end);
+            })?;
         Ok(Worker {
             door: Door { arrivals, connections },
+            ended: Some(ended),
         })
+    }
+
+    /// What waits for the threads of these workers.
+    pub(super) fn ends(workers: &mut [Worker]) -> Ends {
+        Ends(workers.iter_mut().filter_map(|worker| worker.ended.take()).collect())
     }
 
     /// The way in.
@@ -89,6 +111,15 @@ async fn run(
             connection::serve(shared, arrival).await;
             drop(leave);
         });
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        for ended in &self.0 {
+            // Nothing is ever sent: the other half is dropped.
+            let _ended = ended.recv_timeout(END_TIMEOUT);
+        }
     }
 }
 

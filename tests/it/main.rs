@@ -20,7 +20,7 @@
 //! 7. Pure modules: `purity::pure_modules_know_no_runtime_socket_clock_or_file`.
 //! 8. One count and one access line for every call, no panic on bytes from the network:
 //!    `metrics::every_call_ends_in_exactly_one_count_whatever_becomes_of_it`,
-//!    `metrics::every_call_has_one_access_line`, and all of `smuggling`.
+//!    `metrics::every_call_has_one_access_line`, `log::no_line_is_lost_at_the_end`, and all of `smuggling`.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -40,6 +40,7 @@ mod identity;
 mod instances;
 mod limits;
 mod listeners;
+mod log;
 mod metrics;
 mod policy;
 mod purity;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 
 use casgate::live::ReloadError;
@@ -181,6 +182,54 @@ impl Gate {
         gate
     }
 
+    /// The real program, whose log goes through a pipe that the test may leave unread; with the lines up to the first
+    /// that says that clients can connect.
+    pub(crate) async fn spawn_piped(config: Config) -> (Gate, BufReader<ChildStderr>, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        config.write(dir.path());
+        let mut process = Command::new(env!("CARGO_BIN_EXE_casgate"))
+            .arg("serve")
+            .arg("--config")
+            .arg(dir.path().join("casgate.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = BufReader::new(process.stderr.take().unwrap());
+        let mut lines = Vec::new();
+        let address = loop {
+            let mut line = String::new();
+            assert!(pipe.read_line(&mut line).unwrap() > 0, "it ended: {lines:?}");
+            lines.push(line.trim_end().to_owned());
+            if let Some((_, address)) = line.trim_end().rsplit_once("listening on https://") {
+                break address.parse().unwrap();
+            }
+        };
+        let gate = Gate {
+            config,
+            address,
+            server: None,
+            process: Some(process),
+            dir,
+        };
+        (gate, pipe, lines)
+    }
+
+    /// Tells the program to stop, and waits for its end.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        let kill = Command::new("kill").args(["-TERM", &process.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let mut status = None;
+        until("the program ends", || {
+            status = process.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+
     /// The whole lines of the log, which must be JSON.
     pub(crate) fn log(&self) -> Vec<toml::Table> {
         let text = std::fs::read_to_string(self.dir.path().join(LOG)).unwrap();
@@ -246,8 +295,7 @@ impl Gate {
 
     /// All metrics as text.
     pub(crate) fn metrics(&self) -> String {
-        let families = self.server().shared().metrics.registry.gather();
-        prometheus::TextEncoder::new().encode_to_string(&families).unwrap()
+        self.server().shared().metrics.text().unwrap()
     }
 }
 

@@ -1,0 +1,51 @@
+//! The log on standard error. No thread that serves calls ever waits for whoever reads it: lines go through a bounded
+//! queue to a thread of their own, and what does not fit is dropped and counted.
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::file::LogFormat;
+use crate::snapshot::LogPlan;
+
+/// How many lines may wait: seconds of a busy gate, and at some 500 bytes a line about 8 MiB.
+pub const LINES: usize = 16 * 1024;
+
+/// A log that is written. Dropping it writes what still waits, for a second at most: a reader that has stopped reading
+/// can't keep the program from ending.
+#[derive(Debug)]
+#[must_use = "dropping it ends the log"]
+pub struct Log {
+    dropped: ErrorCounter,
+    _writer: WorkerGuard,
+}
+
+impl Log {
+    /// Begins to log to standard error, for the whole process.
+    pub fn start(plan: &LogPlan) -> Log {
+        let (queue, writer) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(LINES)
+            .thread_name("casgate-log")
+            .finish(std::io::stderr());
+        let dropped = queue.error_counter();
+        let filter = EnvFilter::try_new(&plan.filter).unwrap_or_default();
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue);
+        let installed = match plan.format {
+            LogFormat::Text => builder
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+                .try_init(),
+            LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        };
+        // In tests another one may be there already; it serves as well.
+        drop(installed);
+        Log {
+            dropped,
+            _writer: writer,
+        }
+    }
+
+    /// Counts the lines that did not fit.
+    pub fn dropped(&self) -> ErrorCounter {
+        self.dropped.clone()
+    }
+}
