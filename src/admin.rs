@@ -13,12 +13,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::live::Shared;
 
+/// Connections at once; others wait in the queue of the system.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a connection may last, whatever it does; a monitor that keeps one open makes another.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
+            return;
+        };
         let Ok((tcp, _)) = listener.accept().await else {
             // Out of descriptors, or a client that went away: the next one may have more luck.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -34,9 +44,10 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 .timer(TokioTimer::new())
                 .header_read_timeout(Duration::from_secs(10))
                 .serve_connection(TokioIo::new(tcp), service);
-            if let Err(error) = connection.await {
+            if let Ok(Err(error)) = tokio::time::timeout(TIMEOUT, connection).await {
                 tracing::debug!(target: "casgate::admin", %error, "connection ended");
             }
+            drop(permit);
         });
     }
 }

@@ -1,33 +1,36 @@
 //! One connection of a client: TLS under a deadline, then HTTP/2, then a task for each call.
 
 mod caller;
+mod census;
+mod handshake;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::server::Connection;
-use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tracing::Instrument;
 
 pub use caller::{Caller, Peer, View};
+pub use census::{Census, Ticket};
 
 use crate::http2;
 use crate::live::Shared;
+use crate::metrics::{Action, Limit};
+use crate::policy::identity::Identity;
 use crate::policy::rights::{Right, Rights};
 use crate::proxy;
 use crate::snapshot::listen::{ListenerId, Security};
-use crate::tls::{ALPN_H2, identity, verifier};
 
-/// How long a client may take from TCP to the end of the TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that was told to go may stay without a call. Calls that it made before it heard of that have come
+/// by then; one that does not answer would stay for ever.
+const GRACE: Duration = Duration::from_secs(5);
+/// How soon a shorter timeout of a new configuration holds at the latest.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
 /// Streams that a client may have open at once. Bazel throttles or hangs below a few hundred.
 const MAX_STREAMS: u32 = 1000;
 /// Bytes of one upload that may arrive before the backend takes them, for callers who may push: enough for 1 Gbit/s over
@@ -49,24 +52,14 @@ pub struct Arrival {
     pub listener: ListenerId,
     /// The number of the thread that serves it.
     pub worker: usize,
-}
-
-/// A connection that did not come to HTTP/2.
-#[derive(Debug, thiserror::Error)]
-enum HandshakeError {
-    #[error("the TLS handshake took more than 10 s")]
-    Timeout,
-    #[error("{0}")]
-    Tls(#[from] std::io::Error),
-    #[error("the client did not offer HTTP/2 (ALPN `h2`)")]
-    NoAlpn,
-    #[error("the client's certificate can't be read")]
-    Certificate,
+    /// Counts it.
+    pub ticket: Ticket,
 }
 
 /// Serves a connection until it ends.
 pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
     let span = tracing::info_span!("connection", peer = %arrival.address);
+    let worker = arrival.worker;
     async {
         let live = shared.live();
         let security = live.snapshot.listener(arrival.listener).map(|listen| &listen.security);
@@ -74,11 +67,15 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
             Some(Security::Tls { config, .. }) => {
                 let config = Arc::clone(config);
                 drop(live);
-                encrypted(shared, arrival, config).await;
+                if let Some((tls, peer, ticket)) = handshake::encrypted(&shared, arrival, config).await {
+                    http2(shared, worker, tls, peer, ticket).await;
+                }
             }
             Some(Security::Clear) => {
                 drop(live);
-                clear(shared, arrival).await;
+                if let Some((tcp, peer, ticket)) = handshake::clear(arrival) {
+                    http2(shared, worker, tcp, peer, ticket).await;
+                }
             }
             None => {
                 tracing::info!(target: "casgate::connection", "refused: this listener is not in the configuration any more");
@@ -89,65 +86,7 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
     .await;
 }
 
-async fn encrypted(shared: Arc<Shared>, arrival: Arrival, config: Arc<ServerConfig>) {
-    let (address, listener, worker) = (arrival.address, arrival.listener, arrival.worker);
-    let handshake = async {
-        let (tls, chain) = handshake(arrival.tcp, config).await?;
-        let peer = Peer::new(chain, address, listener).map_err(|identity::NotX509| HandshakeError::Certificate)?;
-        Ok((tls, peer))
-    };
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await;
-    match handshake.unwrap_or(Err(HandshakeError::Timeout)) {
-        Ok((tls, peer)) => {
-            shared.metrics.handshakes.with_label_values(&["success", ""]).inc();
-            http2(shared, worker, tls, peer).await;
-        }
-        Err(error) => {
-            shared
-                .metrics
-                .handshakes
-                .with_label_values(&["failure", label(&error)])
-                .inc();
-            tracing::info!(target: "casgate::tls", %error, "handshake failed");
-        }
-    }
-}
-
-async fn clear(shared: Arc<Shared>, arrival: Arrival) {
-    let peer = Peer::new(Vec::new(), arrival.address, arrival.listener);
-    if let (Ok(peer), Ok(())) = (peer, prepare(&arrival.tcp)) {
-        http2(shared, arrival.worker, arrival.tcp, peer).await;
-    }
-}
-
-fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15));
-    socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
-}
-
-/// TLS; gives the chain that the client showed, leaf first.
-async fn handshake(
-    tcp: TcpStream,
-    config: Arc<ServerConfig>,
-) -> Result<(TlsStream<TcpStream>, Vec<CertificateDer<'static>>), HandshakeError> {
-    prepare(&tcp)?;
-    let tls = TlsAcceptor::from(config).accept(tcp).await?;
-    let session = tls.get_ref().1;
-    if session.alpn_protocol() != Some(ALPN_H2) {
-        return Err(HandshakeError::NoAlpn);
-    }
-    let chain = session.peer_certificates().unwrap_or_default();
-    let chain = chain
-        .iter()
-        .map(|certificate| certificate.clone().into_owned())
-        .collect();
-    Ok((tls, chain))
-}
-
-async fn http2<IO>(shared: Arc<Shared>, worker: usize, io: IO, peer: Peer)
+async fn http2<IO>(shared: Arc<Shared>, worker: usize, io: IO, peer: Peer, ticket: Ticket)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -168,30 +107,31 @@ where
         .max_concurrent_reset_streams(1024)
         .max_pending_accept_reset_streams(1024)
         .max_local_error_reset_streams(Some(16 * 1024));
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, builder.handshake(io)).await {
-        Ok(Ok(connection)) => run(shared, caller, connection).await,
-        Ok(Err(error)) => tracing::info!(target: "casgate::connection", %error, "no HTTP/2"),
-        Err(_) => tracing::info!(target: "casgate::connection", "no HTTP/2 preface within 10 s"),
+    let preface = tokio::time::timeout(handshake::TIMEOUT, builder.handshake(io));
+    match ticket.unless_told_to_leave(preface).await {
+        None => {}
+        Some(Ok(Ok(connection))) => run(shared, caller, connection, &ticket).await,
+        Some(Ok(Err(error))) => tracing::info!(target: "casgate::connection", %error, "no HTTP/2"),
+        Some(Err(_)) => tracing::info!(target: "casgate::connection", "no HTTP/2 preface within 10 s"),
     }
     metrics.connections.dec();
 }
 
-async fn run<IO>(shared: Arc<Shared>, caller: Arc<Caller>, mut connection: Connection<IO, Bytes>)
+async fn run<IO>(shared: Arc<Shared>, caller: Arc<Caller>, mut connection: Connection<IO, Bytes>, ticket: &Ticket)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut generation = shared.generation.subscribe();
     let mut draining = shared.draining.subscribe();
     let mut is_draining = false;
-    let calls = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&calls);
-    let silent = http2::until_peer_is_silent(connection.ping_pong(), move || counted.load(Ordering::Relaxed) > 0);
-    tokio::pin!(silent);
+    let silent = http2::until_peer_is_silent(connection.ping_pong(), ticket.has_calls());
+    let idle = until_idle(&caller, ticket);
+    tokio::pin!(silent, idle);
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    let open = Open::one_more(&calls);
+                    let open = ticket.call();
                     let caller = Arc::clone(&caller);
                     // Without the span: an access line names its peer itself, whatever is filtered.
                     tokio::spawn(async move {
@@ -222,6 +162,26 @@ where
                 is_draining = true;
                 connection.graceful_shutdown();
             }
+            limit = &mut idle, if !is_draining => {
+                ticket.count(limit, Action::Closed);
+                is_draining = true;
+                connection.graceful_shutdown();
+            }
+            () = ticket.told_to_leave(), if !is_draining => {
+                is_draining = true;
+                if connection.has_streams() {
+                    connection.graceful_shutdown();
+                } else {
+                    // Others wait for the room. A call that is on its way is not lost: the client learns from the GOAWAY
+                    // that it was not seen.
+                    connection.abrupt_shutdown(Reason::NO_ERROR);
+                }
+            }
+            () = tokio::time::sleep(GRACE), if is_draining => {
+                if ticket.idle().is_some_and(|idle| idle >= GRACE) && !connection.has_streams() {
+                    return;
+                }
+            }
             () = &mut silent => {
                 tracing::info!(target: "casgate::connection", "no answer to PING: connection closed");
                 return;
@@ -230,37 +190,34 @@ where
     }
 }
 
-/// Counts an open call until dropped.
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn one_more(calls: &Arc<AtomicUsize>) -> Open {
-        calls.fetch_add(1, Ordering::Relaxed);
-        Open(Arc::clone(calls))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+/// Ends when the connection has done nothing for too long; gives the limit that it reached.
+async fn until_idle(caller: &Caller, ticket: &Ticket) -> Limit {
+    loop {
+        let limits = caller.view().live.snapshot.limits;
+        let idle_timeout = match caller.peer.identity {
+            Identity::Certificate(_) => limits.idle_timeout,
+            Identity::Anonymous => limits.anonymous_idle_timeout,
+        };
+        let (limit, timeout) = if ticket.has_called() {
+            (Limit::IdleTimeout, idle_timeout)
+        } else {
+            let timeout = limits.first_request_timeout.min(idle_timeout);
+            (Limit::FirstRequestTimeout, timeout)
+        };
+        let left = match ticket.idle() {
+            Some(idle) => timeout.saturating_sub(idle),
+            None => timeout,
+        };
+        if left.is_zero() {
+            return limit;
+        }
+        // No longer, since a reload may make it shorter.
+        tokio::time::sleep(left.min(RELOAD_INTERVAL)).await;
     }
 }
 
 async fn until_true(flag: &mut tokio::sync::watch::Receiver<bool>) {
     if flag.wait_for(|flag| *flag).await.is_err() {
         std::future::pending().await
-    }
-}
-
-/// The reason of a failed handshake as a label: a closed set.
-fn label(error: &HandshakeError) -> &'static str {
-    match error {
-        HandshakeError::Timeout => "timeout",
-        HandshakeError::NoAlpn => "no-alpn",
-        HandshakeError::Certificate => "unreadable-certificate",
-        HandshakeError::Tls(io) => match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(error) => verifier::label(error),
-            None => "closed",
-        },
     }
 }

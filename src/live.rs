@@ -13,11 +13,13 @@ use tokio::sync::{Mutex, watch};
 
 use crate::audit::{Audit, AuditPlan, Counters};
 use crate::config::{self, Problems};
+use crate::connection::Census;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::policy::rights::Right;
 use crate::proxy::completeness::Known;
 use crate::route::BackendId;
+use crate::server::descriptors;
 use crate::snapshot::Snapshot;
 use crate::upstream::{Backend, OpenError};
 
@@ -46,6 +48,8 @@ pub struct Shared {
     pub draining: watch::Sender<bool>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The open connections of clients.
+    pub census: Arc<Census>,
     /// Artifacts that were found whole a moment ago.
     pub known: Known,
 }
@@ -156,6 +160,8 @@ impl Shared {
         metrics: Arc<Metrics>,
         control: Handle,
     ) -> Result<Shared, ReloadError> {
+        let room = descriptors::room(&snapshot, threads);
+        let census = Census::new(&snapshot.limits, room, Arc::clone(&metrics));
         let live = Live::open(snapshot, &[], threads, &metrics, &control).await?;
         let shared = Shared {
             path,
@@ -166,6 +172,7 @@ impl Shared {
             generation: watch::Sender::new(1),
             draining: watch::Sender::new(false),
             metrics,
+            census: Arc::new(census),
             known: Known::new(),
         };
         shared.note_success();
@@ -234,6 +241,7 @@ fn warn_of_restart(old: &Snapshot, new: &Snapshot) {
         ("listen.address", ids(old) != ids(new)),
         ("admin.address", old.admin != new.admin),
         ("threads", old.threads != new.threads),
+        ("limits.handshakes", old.limits.handshakes != new.limits.handshakes),
         ("log", old.log != new.log),
     ];
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {

@@ -60,6 +60,7 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     /// `casgate_config_last_reload_success_timestamp_seconds`
     pub last_reload: IntGauge,
+    limited: IntCounterVec,
     /// `casgate_log_dropped_total`
     log_dropped: IntCounter,
     log_counter: OnceLock<ErrorCounter>,
@@ -71,6 +72,62 @@ struct CallCells {
     started: OnceLock<IntCounter>,
     handling: OnceLock<Histogram>,
     handled: [OnceLock<IntCounter>; CODE_NAMES.len()],
+}
+
+/// A limit for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `limits.connections`
+    Connections,
+    /// `limits.connections-per-address`
+    ConnectionsPerAddress,
+    /// `limits.handshakes`
+    Handshakes,
+    /// `limits.first-request-timeout`
+    FirstRequestTimeout,
+    /// `limits.idle-timeout` and `limits.anonymous-idle-timeout`
+    IdleTimeout,
+}
+
+/// What a limit did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A connection was not taken.
+    Refused,
+    /// A connection was closed.
+    Closed,
+}
+
+impl Limit {
+    /// All of them, in order.
+    pub const ALL: [Limit; 5] = [
+        Limit::Connections,
+        Limit::ConnectionsPerAddress,
+        Limit::Handshakes,
+        Limit::FirstRequestTimeout,
+        Limit::IdleTimeout,
+    ];
+
+    /// Its name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Connections => "connections",
+            Limit::ConnectionsPerAddress => "connections-per-address",
+            Limit::Handshakes => "handshakes",
+            Limit::FirstRequestTimeout => "first-request-timeout",
+            Limit::IdleTimeout => "idle-timeout",
+        }
+    }
+}
+
+impl Action {
+    /// Its name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Refused => "refused",
+            Action::Closed => "closed",
+        }
+    }
 }
 
 impl Metrics {
@@ -167,6 +224,11 @@ impl Metrics {
                 "casgate_config_last_reload_success_timestamp_seconds",
                 "When the configuration was last loaded, in seconds since 1970.",
             )?,
+            limited: counters(
+                "casgate_limited_total",
+                "How often a limit bit: which, and what was done.",
+                &["limit", "action"],
+            )?,
             log_dropped: counter(
                 "casgate_log_dropped_total",
                 "Lines of the log that were dropped, as nobody read standard error fast enough.",
@@ -174,6 +236,11 @@ impl Metrics {
             log_counter: OnceLock::new(),
             registry,
         })
+    }
+
+    /// Counts that a limit bit. `casgate_limited_total{limit,action}`
+    pub fn limited(&self, limit: Limit, action: Action) {
+        self.limited.with_label_values(&[limit.name(), action.name()]).inc();
     }
 
     /// Where the dropped lines of the log are counted; without it none are.

@@ -1,6 +1,7 @@
 //! The gate as a whole: listeners, threads, drain.
 
 mod accept;
+pub(crate) mod descriptors;
 mod worker;
 
 use std::io;
@@ -86,6 +87,7 @@ impl Gate {
     /// # Errors
     /// See [`StartError`].
     pub fn serve(path: &Path, snapshot: Snapshot) -> Result<Gate, StartError> {
+        descriptors::raise();
         let control = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("casgate-control")

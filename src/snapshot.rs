@@ -4,6 +4,7 @@
 //! is wrong in one run.
 
 pub mod backends;
+pub mod limits;
 pub mod listen;
 mod report;
 mod rules;
@@ -18,6 +19,7 @@ use crate::policy::Policy;
 use crate::route::Routes;
 
 use backends::BackendPlan;
+use limits::Limits;
 use listen::{Listen, ListenerId};
 use report::Report;
 
@@ -40,6 +42,8 @@ pub struct Snapshot {
     pub reference_storage: bool,
     /// How many threads serve calls; `None` for one a core. Takes a restart.
     pub threads: Option<usize>,
+    /// What clients may take.
+    pub limits: Limits,
     /// How to log; takes a restart.
     pub log: LogPlan,
     /// Where to note who pushed what.
@@ -75,6 +79,7 @@ impl Snapshot {
                 "capabilities",
                 "reference-storage",
                 "threads",
+                "limits",
                 "log",
                 "audit",
             ],
@@ -100,6 +105,7 @@ impl Snapshot {
         if threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
             report.add("threads", "is not between 1 and 256");
         }
+        let limits = limits::compile(loaded, &mut report);
         let log = log(loaded, &mut report);
         let audit = audit(loaded, &mut report);
         if !report.problems.is_empty() {
@@ -114,6 +120,7 @@ impl Snapshot {
             capabilities,
             reference_storage,
             threads,
+            limits,
             log,
             audit,
         })

@@ -54,6 +54,8 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     for (listener, address) in gate.live().snapshot.listeners.iter().zip(gate.listen_addresses()) {
         tracing::info!(target: "casgate::serve", "listening on {}://{address}", listener.scheme());
     }
+    let connections = gate.shared().census.connections(&gate.live().snapshot.limits);
+    tracing::info!(target: "casgate::serve", "at most {connections} connections of clients");
     ready(&gate);
     gate.block_on(until_told_to_stop(&gate))
         .map_err(|error| Failure(format!("signals can't be received: {error}")))?;

@@ -91,6 +91,8 @@ pub struct File {
     pub reference_storage: Key<bool>,
     /// `threads = N`: how many threads serve calls (default: one a core).
     pub threads: Key<usize>,
+    /// `[limits]`: what clients may take of the gate.
+    pub limits: Key<Limits>,
     /// `[log]`: what is logged, and how.
     pub log: Key<Log>,
     /// `[audit]`: who pushed what; not written by default.
@@ -264,6 +266,30 @@ pub enum Capabilities {
     Truthful,
     /// As the backend announces them.
     Unchanged,
+}
+
+/// `[limits]`: times in seconds.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Limits {
+    /// `connections = N`: connections of clients in all, 16 to 1000000 (default: what the limit for open files leaves, at
+    /// most 10000). Beyond it the connection that has been idle for the longest time makes room; if none is idle, the new
+    /// one is refused.
+    pub connections: Key<usize>,
+    /// `connections-per-address = 1000`: the same for one IPv4 address or one IPv6 network of 64 bits, 1 to 1000000.
+    pub connections_per_address: Key<usize>,
+    /// `handshakes = 512`: TLS handshakes at once, 4 to 100000; one address gets a quarter of them. Others wait for their
+    /// turn, 10 s at most. Takes a restart to change.
+    pub handshakes: Key<usize>,
+    /// `first-request-timeout = 300`: how long a connection may be open before its first request.
+    pub first_request_timeout: Key<u64>,
+    /// `idle-timeout = 1800`: how long a connection may be without an open stream.
+    pub idle_timeout: Key<u64>,
+    /// `anonymous-idle-timeout = 60`: the same for a caller without a certificate.
+    pub anonymous_idle_timeout: Key<u64>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
 }
 
 /// `[log]`

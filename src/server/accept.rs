@@ -1,12 +1,11 @@
 //! The accept loop. No error ends it: what accept(2) reports is about one connection, or passes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::worker::Door;
+use super::worker::{Door, Newcomer};
 use crate::live::Shared;
 use crate::snapshot::listen::ListenerId;
 
@@ -21,8 +20,22 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(|draining| *draining) => return,
         };
-        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address, id))) {
-            Ok(arrival) => hand_over(&doors, arrival),
+        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address))) {
+            Ok((tcp, address)) => {
+                let limits = shared.live().snapshot.limits;
+                // Without a ticket it is closed at once.
+                if let Some(ticket) = shared.census.admit(address.ip(), &limits).await {
+                    hand_over(
+                        &doors,
+                        Newcomer {
+                            tcp,
+                            address,
+                            listener: id,
+                            ticket,
+                        },
+                    );
+                }
+            }
             Err(error) => {
                 shared.metrics.accept_errors.inc();
                 if !is_about_one_connection(&error) {
@@ -34,9 +47,9 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
     }
 }
 
-fn hand_over(doors: &[Door], arrival: (std::net::TcpStream, SocketAddr, ListenerId)) {
+fn hand_over(doors: &[Door], newcomer: Newcomer) {
     if let Some(door) = doors.iter().min_by_key(|door| door.connections()) {
-        door.enter(arrival);
+        door.enter(newcomer);
     }
 }
 

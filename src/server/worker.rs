@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::connection::{self, Arrival};
+use crate::connection::{self, Arrival, Ticket};
 use crate::live::Shared;
 use crate::snapshot::listen::ListenerId;
 
@@ -31,8 +31,17 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// The way to a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
-    arrivals: UnboundedSender<(TcpStream, SocketAddr, ListenerId)>,
+    arrivals: UnboundedSender<Newcomer>,
     connections: Arc<AtomicUsize>,
+}
+
+/// A connection on its way to a worker.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    pub(super) tcp: TcpStream,
+    pub(super) address: SocketAddr,
+    pub(super) listener: ListenerId,
+    pub(super) ticket: Ticket,
 }
 
 impl Worker {
@@ -81,31 +90,32 @@ impl Door {
     }
 
     /// Hands a connection over.
-    pub(super) fn enter(&self, arrival: (TcpStream, SocketAddr, ListenerId)) {
+    pub(super) fn enter(&self, newcomer: Newcomer) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        if self.arrivals.send(arrival).is_err() {
+        if self.arrivals.send(newcomer).is_err() {
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 async fn run(
-    mut arrivals: UnboundedReceiver<(TcpStream, SocketAddr, ListenerId)>,
+    mut arrivals: UnboundedReceiver<Newcomer>,
     worker: usize,
     shared: Arc<Shared>,
     connections: Arc<AtomicUsize>,
 ) {
-    while let Some((tcp, address, listener)) = arrivals.recv().await {
+    while let Some(newcomer) = arrivals.recv().await {
         let leave = Leave(Arc::clone(&connections));
-        let Ok(tcp) = tokio::net::TcpStream::from_std(tcp) else {
+        let Ok(tcp) = tokio::net::TcpStream::from_std(newcomer.tcp) else {
             continue;
         };
         let shared = Arc::clone(&shared);
         let arrival = Arrival {
             tcp,
-            address,
-            listener,
+            address: newcomer.address,
+            listener: newcomer.listener,
             worker,
+            ticket: newcomer.ticket,
         };
         tokio::spawn(async move {
             connection::serve(shared, arrival).await;

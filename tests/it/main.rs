@@ -33,6 +33,7 @@ mod audit;
 mod authorization;
 mod capabilities;
 mod configs;
+mod connections;
 mod drain;
 mod endings;
 mod harness;

@@ -16,7 +16,7 @@ const RECORD: &str = include_str!("../../src/proxy/record.rs");
 const STATUS: &str = include_str!("../../src/status.rs");
 
 /// The tables of the configuration file, by the struct that reads them: what comes before the names of their keys.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 10] = [
     ("File", ""),
     ("Listen", "listen."),
     ("ClientCa", "listen.client-ca[]."),
@@ -24,6 +24,7 @@ const TABLES: [(&str, &str); 9] = [
     ("Backend", "backends.NAME."),
     ("Route", "routes[]."),
     ("Rule", "rules[]."),
+    ("Limits", "limits."),
     ("Log", "log."),
     ("Audit", "audit."),
 ];

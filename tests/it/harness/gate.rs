@@ -149,12 +149,17 @@ impl Gate {
 
     /// The real program, whose log can be read. It is no [`Server`].
     pub(crate) async fn spawn(config: Config) -> Gate {
+        Gate::spawn_after("", config).await
+    }
+
+    /// The same, after commands of a shell, which may set limits of the process.
+    pub(crate) async fn spawn_after(commands: &str, config: Config) -> Gate {
         let dir = tempfile::tempdir().unwrap();
         config.write(dir.path());
         let log = std::fs::File::create(dir.path().join(LOG)).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_casgate"))
-            .arg("serve")
-            .arg("--config")
+        let process = Command::new("sh")
+            .args(["-euc", &format!("{commands}\nexec \"$0\" \"$@\"")])
+            .args([env!("CARGO_BIN_EXE_casgate"), "serve", "--config"])
             .arg(dir.path().join("casgate.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,0 +1,361 @@
+//! Every open connection of clients: how many there are, from where, and which of them do nothing.
+//!
+//! The lock is taken when a connection comes and when it goes, never for a call.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::metrics::{Action, Limit, Metrics};
+use crate::snapshot::limits::{Limits, MOST_CONNECTIONS};
+
+/// How long a new connection waits for the end of one that was told to leave. No others are taken meanwhile.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How often one limit is logged at most.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The open connections.
+#[derive(Debug)]
+pub struct Census {
+    /// How many connections the open files of the process leave room for.
+    room: usize,
+    handshakes: Arc<Semaphore>,
+    handshakes_per_address: usize,
+    begun: Instant,
+    metrics: Arc<Metrics>,
+    book: Mutex<Book>,
+    /// Tells that a connection has left.
+    left: Notify,
+    logged: Mutex<[Logged; Limit::ALL.len()]>,
+}
+
+/// Why a connection can't come in.
+#[derive(Clone, Copy, Debug)]
+struct Full {
+    limit: Limit,
+    /// Whether others were told to leave already.
+    some_leave: bool,
+}
+
+/// When a limit was logged, and how often it bit since.
+#[derive(Clone, Copy, Debug, Default)]
+struct Logged {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    next: u64,
+    connections: HashMap<u64, Arc<Entry>>,
+    addresses: HashMap<Address, AtAddress>,
+    leaving: usize,
+}
+
+#[derive(Debug)]
+struct AtAddress {
+    connections: usize,
+    leaving: usize,
+    handshakes: Arc<Semaphore>,
+}
+
+/// Whose connections are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Address {
+    V4(Ipv4Addr),
+    /// The first 64 bits.
+    V6([u16; 4]),
+}
+
+#[derive(Debug)]
+struct Entry {
+    address: Address,
+    calls: AtomicUsize,
+    has_called: AtomicBool,
+    /// Milliseconds from the begin of the census to the end of the last call.
+    idle_since: AtomicU64,
+    leaving: AtomicBool,
+    leave: Notify,
+}
+
+/// A connection that is counted until this is dropped.
+#[derive(Debug)]
+pub struct Ticket {
+    census: Arc<Census>,
+    number: u64,
+    entry: Arc<Entry>,
+}
+
+/// A call of a connection, counted until dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    census: Arc<Census>,
+    entry: Arc<Entry>,
+}
+
+/// A handshake, counted until dropped.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    _in_all: OwnedSemaphorePermit,
+    _of_address: OwnedSemaphorePermit,
+}
+
+impl Census {
+    /// A census with room for so many connections, by the open files of the process.
+    pub fn new(limits: &Limits, room: usize, metrics: Arc<Metrics>) -> Census {
+        Census {
+            room,
+            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            // No address fills them alone.
+            handshakes_per_address: (limits.handshakes / 4).max(1),
+            begun: Instant::now(),
+            metrics,
+            book: Mutex::default(),
+            left: Notify::new(),
+            logged: Mutex::default(),
+        }
+    }
+
+    /// Counts a connection in; `None` when there are too many. An idle one is told to leave where that makes room, and is
+    /// waited for, so that more of them can't come faster than others leave.
+    pub async fn admit(self: &Arc<Census>, address: IpAddr, limits: &Limits) -> Option<Ticket> {
+        let address = Address::of(address);
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            let full = match self.enter(address, limits) {
+                Ok(ticket) => return Some(ticket),
+                Err(full) => full,
+            };
+            if full.limit == Limit::Connections && full.some_leave {
+                tokio::select! {
+                    () = self.left.notified() => continue,
+                    () = &mut patience => {}
+                }
+            }
+            self.count(full.limit, Action::Refused);
+            return None;
+        }
+    }
+
+    fn enter(self: &Arc<Census>, address: Address, limits: &Limits) -> Result<Ticket, Full> {
+        let mut book = self.book.lock();
+        let of_address = limits.connections_per_address;
+        self.make_room(&mut book, Limit::ConnectionsPerAddress, of_address, Some(address))?;
+        self.make_room(&mut book, Limit::Connections, self.connections(limits), None)?;
+        let entry = Arc::new(Entry {
+            address,
+            calls: AtomicUsize::new(0),
+            has_called: AtomicBool::new(false),
+            idle_since: AtomicU64::new(self.now()),
+            leaving: AtomicBool::new(false),
+            leave: Notify::new(),
+        });
+        let number = book.next;
+        book.next += 1;
+        book.connections.insert(number, Arc::clone(&entry));
+        let at = book.addresses.entry(address).or_insert_with(|| AtAddress {
+            connections: 0,
+            leaving: 0,
+            handshakes: Arc::new(Semaphore::new(self.handshakes_per_address)),
+        });
+        at.connections += 1;
+        Ok(Ticket {
+            census: Arc::clone(self),
+            number,
+            entry,
+        })
+    }
+
+    /// How many connections may be open.
+    pub fn connections(&self, limits: &Limits) -> usize {
+        limits.connections.unwrap_or(MOST_CONNECTIONS).min(self.room)
+    }
+
+    /// Makes room for one connection within a limit, where another one can leave for it.
+    fn make_room(&self, book: &mut Book, limit: Limit, most: usize, of: Option<Address>) -> Result<(), Full> {
+        let (open, leaving) = book.count(of);
+        let is_within_slack = open < most + slack(most);
+        if is_within_slack && open - leaving < most {
+            return Ok(());
+        }
+        if is_within_slack && book.tell_one_to_leave(of) {
+            self.count(limit, Action::Closed);
+            return Ok(());
+        }
+        Err(Full {
+            limit,
+            some_leave: leaving > 0,
+        })
+    }
+
+    /// Counts that a limit bit, and logs it now and then.
+    pub(super) fn count(&self, limit: Limit, action: Action) {
+        self.metrics.limited(limit, action);
+        let mut logged = self.logged.lock();
+        let Some(log) = logged.get_mut(limit as usize) else {
+            return;
+        };
+        log.unsaid += 1;
+        if log.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+            return;
+        }
+        log.last = Some(Instant::now());
+        let times = std::mem::take(&mut log.unsaid);
+        tracing::warn!(
+            target: "casgate::limits",
+            limit = limit.name(),
+            action = action.name(),
+            times,
+            "a limit was reached"
+        );
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Book {
+    /// How many connections are open, of an address or in all, and how many of them were told to leave.
+    fn count(&self, of: Option<Address>) -> (usize, usize) {
+        match of {
+            None => (self.connections.len(), self.leaving),
+            Some(address) => {
+                let at = self.addresses.get(&address);
+                at.map_or((0, 0), |at| (at.connections, at.leaving))
+            }
+        }
+    }
+
+    /// Tells the connection to leave that has been idle for the longest time; false when all are busy.
+    fn tell_one_to_leave(&mut self, of: Option<Address>) -> bool {
+        let idle = self.connections.iter().filter(|(_, entry)| {
+            of.is_none_or(|address| entry.address == address)
+                && entry.calls.load(Ordering::Relaxed) == 0
+                && !entry.leaving.load(Ordering::Relaxed)
+        });
+        // Of several since the same millisecond, the one that came first.
+        let first = idle.min_by_key(|(number, entry)| (entry.idle_since.load(Ordering::Relaxed), **number));
+        let Some((_, entry)) = first else {
+            return false;
+        };
+        entry.leaving.store(true, Ordering::Relaxed);
+        entry.leave.notify_one();
+        self.leaving += 1;
+        if let Some(at) = self.addresses.get_mut(&entry.address) {
+            at.leaving += 1;
+        }
+        true
+    }
+}
+
+impl Ticket {
+    /// Waits for the turn of this connection to shake hands: first among its address, then among all.
+    pub(super) async fn handshake(&self) -> Option<Handshake> {
+        let of_address = {
+            let book = self.census.book.lock();
+            Arc::clone(&book.addresses.get(&self.entry.address)?.handshakes)
+        };
+        Some(Handshake {
+            _of_address: of_address.acquire_owned().await.ok()?,
+            _in_all: Arc::clone(&self.census.handshakes).acquire_owned().await.ok()?,
+        })
+    }
+
+    /// Counts a call.
+    pub(super) fn call(&self) -> Open {
+        self.entry.calls.fetch_add(1, Ordering::Relaxed);
+        self.entry.has_called.store(true, Ordering::Relaxed);
+        Open {
+            census: Arc::clone(&self.census),
+            entry: Arc::clone(&self.entry),
+        }
+    }
+
+    /// Tells whether calls are open.
+    pub(super) fn has_calls(&self) -> impl Fn() -> bool + use<> {
+        let entry = Arc::clone(&self.entry);
+        move || entry.calls.load(Ordering::Relaxed) > 0
+    }
+
+    /// For how long there has been no call; `None` while there is one.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        let since = self.entry.idle_since.load(Ordering::Relaxed);
+        let is_idle = self.entry.calls.load(Ordering::Relaxed) == 0;
+        is_idle.then(|| Duration::from_millis(self.census.now().saturating_sub(since)))
+    }
+
+    /// Whether there was a call.
+    pub(super) fn has_called(&self) -> bool {
+        self.entry.has_called.load(Ordering::Relaxed)
+    }
+
+    /// Ends when this connection must make room for another one.
+    pub(super) async fn told_to_leave(&self) {
+        self.entry.leave.notified().await;
+    }
+
+    /// The output of a step before the first call, unless this connection must make room.
+    pub(super) async fn unless_told_to_leave<F: Future>(&self, step: F) -> Option<F::Output> {
+        tokio::select! {
+            output = step => Some(output),
+            () = self.told_to_leave() => None,
+        }
+    }
+
+    /// Counts that a limit bit.
+    pub(super) fn count(&self, limit: Limit, action: Action) {
+        self.census.count(limit, action);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut book = self.census.book.lock();
+        book.connections.remove(&self.number);
+        let left = usize::from(self.entry.leaving.load(Ordering::Relaxed));
+        book.leaving -= left;
+        if let Some(at) = book.addresses.get_mut(&self.entry.address) {
+            at.connections -= 1;
+            at.leaving -= left;
+            if at.connections == 0 {
+                book.addresses.remove(&self.entry.address);
+            }
+        }
+        drop(book);
+        self.census.left.notify_one();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.entry.idle_since.store(self.census.now(), Ordering::Relaxed);
+        self.entry.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Address {
+    fn of(address: IpAddr) -> Address {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Address::V4(address),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                Address::V6([a, b, c, d])
+            }
+        }
+    }
+}
+
+/// How many connections more than allowed may be open while idle ones, which were told so, leave.
+fn slack(most: usize) -> usize {
+    most / 16 + 1
+}
+
+#[cfg(test)]
+mod tests;

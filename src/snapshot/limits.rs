@@ -1,0 +1,79 @@
+//! `[limits]`: what clients may take of the gate. The defaults bound broken and hostile clients, and no honest one.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::config::Loaded;
+use crate::config::file::{self, Key};
+
+use super::report::Report;
+
+/// Connections are not more than this by default, also where the system would allow more.
+pub const MOST_CONNECTIONS: usize = 10_000;
+
+/// What clients may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all; `None` for what the open files of the process leave, at most [`MOST_CONNECTIONS`].
+    pub connections: Option<usize>,
+    /// Connections of one address: an IPv4 address, or an IPv6 network of 64 bits, as one customer has it.
+    pub connections_per_address: usize,
+    /// TLS handshakes at once; takes a restart.
+    pub handshakes: usize,
+    /// How long a connection may be open before its first request.
+    pub first_request_timeout: Duration,
+    /// How long a connection with a certificate may be without an open stream.
+    pub idle_timeout: Duration,
+    /// The same for one without.
+    pub anonymous_idle_timeout: Duration,
+}
+
+const KEYS: [&str; 6] = [
+    "connections",
+    "connections-per-address",
+    "handshakes",
+    "first-request-timeout",
+    "idle-timeout",
+    "anonymous-idle-timeout",
+];
+
+/// A week is as good as for ever, and no sum of times overflows.
+const SECONDS: RangeInclusive<u64> = 1..=604_800;
+
+/// Compiles the table; with the defaults where it is not there.
+pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
+    let absent = file::Limits::default();
+    let table = report.value(&loaded.file.limits, "limits").unwrap_or(&absent);
+    report.unknown(&table.unknown, "limits.", &KEYS);
+    let mut count = |key: &Key<usize>, name: &str, range| ranged(key, &format!("limits.{name}"), range, report);
+    let connections = count(&table.connections, "connections", 16..=1_000_000);
+    let connections_per_address = count(&table.connections_per_address, "connections-per-address", 1..=1_000_000);
+    let handshakes = count(&table.handshakes, "handshakes", 4..=100_000);
+    let mut time = |key: &Key<u64>, name: &str, default| {
+        let seconds = ranged(key, &format!("limits.{name}"), SECONDS, report);
+        Duration::from_secs(seconds.unwrap_or(default))
+    };
+    Limits {
+        connections,
+        // A farm behind one address must fit.
+        connections_per_address: connections_per_address.unwrap_or(1000),
+        handshakes: handshakes.unwrap_or(512),
+        // Bazel and BuildStream connect before they know whether they will call.
+        first_request_timeout: time(&table.first_request_timeout, "first-request-timeout", 300),
+        idle_timeout: time(&table.idle_timeout, "idle-timeout", 1800),
+        anonymous_idle_timeout: time(&table.anonymous_idle_timeout, "anonymous-idle-timeout", 60),
+    }
+}
+
+fn ranged<T: Copy + PartialOrd + std::fmt::Display>(
+    key: &Key<T>,
+    name: &str,
+    range: RangeInclusive<T>,
+    report: &mut Report,
+) -> Option<T> {
+    let value = *report.value(key, name)?;
+    if !range.contains(&value) {
+        report.add(name, format!("is not between {} and {}", range.start(), range.end()));
+    }
+    Some(value)
+}
