@@ -48,6 +48,10 @@ pub struct Metrics {
     pub backend_up: IntGaugeVec,
     /// `casgate_backend_resent_total{backend}`: calls sent again because a backend had certainly not seen them.
     pub backend_resent: IntCounterVec,
+    /// `casgate_backend_waiting_calls{backend}`
+    pub backend_waiting: IntGaugeVec,
+    /// `casgate_backend_wait_timeouts_total{backend}`: calls that got no stream in time.
+    pub backend_wait_timeouts: IntCounterVec,
     /// `casgate_certificate_not_after_seconds{certificate}`
     pub not_after: IntGaugeVec,
     /// `casgate_audit_lost_lines_total`
@@ -199,6 +203,16 @@ impl Metrics {
             backend_resent: counters(
                 "casgate_backend_resent_total",
                 "Calls sent again because the backend had certainly not seen them.",
+                &["backend"],
+            )?,
+            backend_waiting: gauges(
+                "casgate_backend_waiting_calls",
+                "Calls that wait because a backend allows no more streams.",
+                &["backend"],
+            )?,
+            backend_wait_timeouts: counters(
+                "casgate_backend_wait_timeouts_total",
+                "Calls that ended because they got no stream to a backend in time.",
                 &["backend"],
             )?,
             not_after: gauges(

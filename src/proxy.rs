@@ -30,6 +30,7 @@ use crate::policy::method::{InstanceIn, Method, Service};
 use crate::policy::rights::Right;
 use crate::policy::{Permit, Scope, Uris, resource};
 use crate::status::Rejection;
+use crate::upstream::Client;
 
 use answer::Answer;
 use body::Upload;
@@ -133,7 +134,7 @@ async fn try_handle(
     }
     let exchange = Exchange {
         backend,
-        worker: caller.worker,
+        client: Client::of(caller),
         headers,
         told,
     };
@@ -188,7 +189,7 @@ impl Own<'_> {
         let calls = OwnCalls {
             identity: &self.caller.peer.identity,
             view: self.view,
-            worker: self.caller.worker,
+            client: Client::of(self.caller),
             scope: self.permit.scope(),
             headers: self.headers,
         };

@@ -2,6 +2,9 @@
 
 mod dial;
 mod pool;
+mod queue;
+mod slots;
+mod stream;
 
 use std::sync::Arc;
 
@@ -12,14 +15,15 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method as HttpMethod, Request, Uri, Version};
 use tokio::runtime::Handle;
 
+use crate::connection::Caller;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::snapshot::backends::{BackendPlan, Target};
 use crate::store::Store;
 
 use dial::Dialer;
-pub use pool::Load;
 use pool::Pool;
+pub use stream::Load;
 
 /// One backend, with the connections of every thread to it.
 #[derive(Debug)]
@@ -51,6 +55,13 @@ pub enum OpenError {
     },
 }
 
+/// For whom a stream is opened: streams are shared out fairly among the connections of clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    worker: usize,
+    connection: usize,
+}
+
 /// Why a call did not reach a backend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -67,6 +78,16 @@ pub struct Outbound {
     pub body: SendStream<Bytes>,
     /// Counts the call to its connection until dropped.
     pub load: Load,
+}
+
+impl Client {
+    /// The client at the other end of this connection.
+    pub fn of(caller: &Arc<Caller>) -> Client {
+        Client {
+            worker: caller.worker,
+            connection: Arc::as_ptr(caller).addr(),
+        }
+    }
 }
 
 impl Backend {
@@ -114,20 +135,20 @@ impl Backend {
         self.plan.fingerprint
     }
 
-    /// Opens a stream for an authorized call, on a connection of the thread `worker`. `end_of_stream` when there will be
-    /// no body.
+    /// Opens a stream for an authorized call of this client. `end_of_stream` when there will be no body. Where the backend
+    /// allows no more streams, the call waits for its turn.
     ///
     /// # Errors
-    /// The permit back, and why no connection could be had.
+    /// The permit back, and why no stream could be had.
     pub async fn send(
         &self,
         permit: Permit,
-        worker: usize,
+        client: Client,
         headers: HeaderMap,
         end_of_stream: bool,
     ) -> Result<Outbound, (Permit, Unreachable)> {
         // A connection may turn out to be closed only when it is used: one more try for each that there can be.
-        let Some(pool) = self.pools.get(worker) else {
+        let Some(pool) = self.pools.get(client.worker) else {
             return Err((permit, Unreachable("no such thread".to_owned())));
         };
         let mut request = Request::new(());
@@ -135,8 +156,8 @@ impl Backend {
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = self.uri(&permit);
         *request.headers_mut() = headers;
-        for _ in 0..=self.plan.connections {
-            let mut channel = match pool.channel().await {
+        for _ in 0..=self.plan.max_connections {
+            let mut channel = match pool.channel(client.connection).await {
                 Ok(channel) => channel,
                 Err(unreachable) => return Err((permit, unreachable)),
             };

@@ -193,8 +193,11 @@ pub struct Backend {
     pub certificate: Key<String>,
     /// `key = "client.key"`: PEM file with its key.
     pub key: Key<String>,
-    /// `connections = N`: HTTP/2 connections that each thread opens at most (default 2).
+    /// `connections = N`: HTTP/2 connections that each thread opens usually (default 2).
     pub connections: Key<usize>,
+    /// `max-connections = N`: HTTP/2 connections that each thread opens at most, when the backend allows no more calls on
+    /// the others (default 8, or `connections` where that is more).
+    pub max_connections: Key<usize>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

@@ -22,7 +22,7 @@ use super::record::Record;
 use super::right::Held;
 use crate::policy::Permit;
 use crate::status::{Code, Rejection};
-use crate::upstream::{Backend, Outbound};
+use crate::upstream::{Backend, Client, Outbound};
 
 /// How often a call is sent again at most.
 pub(super) const RESENDS: usize = 3;
@@ -31,8 +31,8 @@ pub(super) const RESENDS: usize = 3;
 pub(super) struct Exchange<'a> {
     /// The backend.
     pub(super) backend: &'a Arc<Backend>,
-    /// The thread whose connections are used.
-    pub(super) worker: usize,
+    /// Whose share of the streams is used.
+    pub(super) client: Client,
     /// The request headers, fit for the backend.
     pub(super) headers: HeaderMap,
     /// What the caller is told of the capabilities, where the answer is edited.
@@ -52,10 +52,12 @@ impl Exchange<'_> {
         let mut last = String::new();
         for _ in 0..=RESENDS {
             let is_empty = upload.is_empty();
-            let sent = self
-                .backend
-                .send(permit, self.worker, self.headers.clone(), is_empty)
-                .await;
+            let send = self.backend.send(permit, self.client, self.headers.clone(), is_empty);
+            let sent = tokio::select! {
+                biased;
+                sent = send => sent,
+                () = poll_fn(|cx| answer.poll_closed(cx)) => return Err(Rejection::Cancelled),
+            };
             let outbound = sent.map_err(|(_, unreachable)| self.faults().unavailable(unreachable))?;
             let Outbound {
                 permit: back,

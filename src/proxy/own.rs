@@ -20,7 +20,7 @@ use crate::policy::method::Method;
 use crate::policy::rights::Right;
 use crate::policy::{Scope, Uris};
 use crate::status::{Code, Rejection};
-use crate::upstream::{Backend, Load, Outbound};
+use crate::upstream::{Backend, Client, Load, Outbound};
 
 /// The longest message that is taken from a backend, in bytes. gRPC's own limit is 4 MiB unless raised.
 const LONGEST: usize = 16 << 20;
@@ -31,8 +31,8 @@ pub(super) struct OwnCalls<'a> {
     pub(super) identity: &'a Identity,
     /// What the configuration gives to the caller.
     pub(super) view: &'a View,
-    /// The thread whose connections are used.
-    pub(super) worker: usize,
+    /// Whose share of the streams is used.
+    pub(super) client: Client,
     /// The instance that the caller named.
     pub(super) scope: &'a Scope,
     /// The caller's headers, fit for a backend.
@@ -142,7 +142,7 @@ impl OwnCalls<'_> {
         let faults = Faults(backend);
         let mut last = String::new();
         for _ in 0..=RESENDS {
-            let sent = backend.send(permit, self.worker, self.headers.clone(), false).await;
+            let sent = backend.send(permit, self.client, self.headers.clone(), false).await;
             let Outbound {
                 permit: back,
                 response,

@@ -16,6 +16,9 @@ use crate::tls::{self, pem};
 
 use super::report::Report;
 
+/// Connections that a thread opens at most to a backend with too few streams, unless told otherwise.
+const MAX_CONNECTIONS: usize = 8;
+
 /// A backend as the configuration describes it.
 #[derive(Clone, Debug)]
 pub struct BackendPlan {
@@ -25,6 +28,8 @@ pub struct BackendPlan {
     pub target: Target,
     /// How many HTTP/2 connections a thread opens to it.
     pub connections: usize,
+    /// How many when the backend allows no more streams on these.
+    pub max_connections: usize,
     /// Equal for two plans of the same backend, so that a reload can keep its connections.
     pub fingerprint: [u8; 32],
 }
@@ -95,7 +100,15 @@ fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report:
     report.unknown(
         &table.unknown,
         &format!("{at}."),
-        &["endpoint", "store", "ca", "certificate", "key", "connections"],
+        &[
+            "endpoint",
+            "store",
+            "ca",
+            "certificate",
+            "key",
+            "connections",
+            "max-connections",
+        ],
     );
     let connections = report
         .value(&table.connections, &key("connections"))
@@ -103,6 +116,13 @@ fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report:
         .unwrap_or(2);
     if !(1..=64).contains(&connections) {
         report.add(key("connections"), format!("`{connections}` is not between 1 and 64"));
+    }
+    let usual = connections.max(MAX_CONNECTIONS);
+    let max_connections = report.value(&table.max_connections, &key("max-connections"));
+    let max_connections = max_connections.copied().unwrap_or(usual);
+    if !(connections..=64).contains(&max_connections) {
+        let wrong = format!("`{max_connections}` is not between `connections` ({connections}) and 64");
+        report.add(key("max-connections"), wrong);
     }
     let endpoint = report.value(&table.endpoint, &key("endpoint")).cloned();
     let store = report.value(&table.store, &key("store")).cloned();
@@ -119,7 +139,7 @@ fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report:
         }
     }
     let mut fingerprint = Context::new(&SHA256);
-    fingerprint.update(format!("{name}\n{endpoint:?}\n{store:?}\n{connections}\n").as_bytes());
+    fingerprint.update(format!("{name}\n{endpoint:?}\n{store:?}\n{connections} {max_connections}\n").as_bytes());
     let target = match (endpoint, store) {
         (Some(endpoint), None) => {
             let tls = if is_https {
@@ -151,6 +171,7 @@ fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report:
         name: name.into(),
         target: target?,
         connections,
+        max_connections,
         fingerprint: id,
     })
 }

@@ -1,6 +1,9 @@
 //! Makes one HTTP/2 connection to a backend.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +11,7 @@ use h2::client::{Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use crate::http2;
@@ -24,7 +28,7 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const STORE_PIPE: usize = 256 * 1024;
 
 /// An open connection whose driver has another type for each kind of transport.
-pub(super) type Driver = std::pin::Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>;
+pub(super) type Driver = Pin<Box<dyn Future<Output = Result<(), h2::Error>> + Send>>;
 
 /// What [`Dialer::dial`] gives.
 pub(super) struct Dialed {
@@ -32,6 +36,8 @@ pub(super) struct Dialed {
     pub(super) sender: SendRequest<Bytes>,
     /// Sends probes.
     pub(super) ping_pong: Option<h2::PingPong>,
+    /// How many streams the server allows.
+    pub(super) limit: watch::Receiver<usize>,
     /// Must run for anything to move.
     pub(super) driver: Driver,
 }
@@ -110,15 +116,39 @@ where
         .max_frame_size(http2::MAX_FRAME_SIZE)
         .max_header_list_size(http2::MAX_HEADER_LIST)
         .max_send_buffer_size(http2::MAX_SEND_BUFFER)
-        // Until the server's SETTINGS are there, expect no lower limit than servers usually have.
-        .initial_max_send_streams(100)
+        // None before the server's SETTINGS say how many: a stream that waits within h2 can't be taken back.
+        .initial_max_send_streams(0)
         // Clients cancel at will, and the connection is shared: their resets must not end it.
         .max_concurrent_reset_streams(4096)
         .max_local_error_reset_streams(None);
     let (sender, mut connection): (_, Connection<IO, Bytes>) = builder.handshake(io).await.map_err(io::Error::other)?;
+    let ping_pong = connection.ping_pong();
+    let allowed = poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
+            return Poll::Ready(Err(ended.map_or_else(io::Error::other, |()| closed())));
+        }
+        match connection.max_concurrent_send_streams() {
+            0 => Poll::Pending,
+            streams => Poll::Ready(Ok(streams)),
+        }
+    })
+    .await?;
+    let (limit, limits) = watch::channel(allowed);
+    let mut last = allowed;
+    let driver = poll_fn(move |cx| {
+        let ended = Pin::new(&mut connection).poll(cx);
+        let now = connection.max_concurrent_send_streams();
+        if now != last {
+            last = now;
+            limit.send_replace(now);
+        }
+        ended
+    });
     Ok(Dialed {
         sender,
-        ping_pong: connection.ping_pong(),
-        driver: Box::pin(connection),
+        ping_pong,
+        limit: limits,
+        driver: Box::pin(driver),
     })
 }

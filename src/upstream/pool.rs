@@ -10,17 +10,17 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::Unreachable;
 use super::dial::{Dialed, Dialer};
+use super::queue::{ClientId, Queue, Ticket};
+use super::slots::{Link, Slots};
+use super::stream::Load;
 use crate::http2;
 use crate::metrics::Metrics;
 use crate::snapshot::backends::BackendPlan;
 
-/// A connection with this many calls or more lets the next one be opened. Fewer connections mean more frames in one
-/// system call.
-const SHARE_UP_TO: usize = 16;
 /// For this long after the first failure calls wait for the backend to come back: a restart goes unnoticed. Longer
 /// outages are answered at once.
 const GRACE: Duration = Duration::from_secs(2);
@@ -29,56 +29,54 @@ const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// After the grace, a backend that is down is tried again at most this often.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// A call is given up when it waits for a stream and no call of its client got one for so long. A client with more calls
+/// than streams waits for itself as long as it likes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The connections of one thread to one backend.
 #[derive(Debug)]
 pub(super) struct Pool {
-    slots: Vec<Arc<Slot>>,
+    shared: Arc<Shared>,
 }
 
+/// What a pool, its connections and its calls share.
 #[derive(Debug)]
-struct Slot {
+pub(super) struct Shared {
     name: Arc<str>,
     dialer: Arc<Dialer>,
-    calls: Arc<AtomicUsize>,
     state: Mutex<State>,
-    /// Counts changes of the state, for those who wait.
+    /// Counts changes of the connections, for those who wait.
     changed: watch::Sender<u64>,
     gauges: Gauges,
 }
 
 #[derive(Debug)]
-enum State {
-    Idle,
-    Dialing,
-    Open {
-        sender: SendRequest<Bytes>,
-        serial: u64,
-    },
-    Down {
-        since: Instant,
-        retry_at: Instant,
-        error: Unreachable,
-    },
+struct State {
+    slots: Slots,
+    queue: Queue,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Gauges {
     connections: IntGauge,
     failures: IntCounter,
     up: IntGauge,
+    waiting: IntGauge,
+    timeouts: IntCounter,
 }
-
-/// Counts a call to a connection, until dropped.
-#[derive(Debug)]
-pub struct Load(Arc<AtomicUsize>);
 
 /// A connection as a call borrows it.
 pub(super) struct Channel {
-    slot: Arc<Slot>,
     sender: SendRequest<Bytes>,
-    serial: u64,
     load: Load,
+}
+
+/// A call in the queue, until dropped.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    client: ClientId,
+    ticket: Ticket,
+    granted: oneshot::Receiver<Load>,
 }
 
 impl Pool {
@@ -88,75 +86,120 @@ impl Pool {
             connections: metrics.backend_connections.with_label_values(&label),
             failures: metrics.backend_failures.with_label_values(&label),
             up: metrics.backend_up.with_label_values(&label),
-        };
-        let slot = |_| {
-            Arc::new(Slot {
-                name: Arc::clone(&plan.name),
-                dialer: Arc::clone(&dialer),
-                calls: Arc::default(),
-                state: Mutex::new(State::Idle),
-                changed: watch::Sender::new(0),
-                gauges: gauges.clone(),
-            })
+            waiting: metrics.backend_waiting.with_label_values(&label),
+            timeouts: metrics.backend_wait_timeouts.with_label_values(&label),
         };
         Pool {
-            slots: (0..plan.connections).map(slot).collect(),
+            shared: Arc::new(Shared {
+                name: Arc::clone(&plan.name),
+                dialer,
+                state: Mutex::new(State {
+                    slots: Slots::new(plan.connections, plan.max_connections),
+                    queue: Queue::default(),
+                }),
+                changed: watch::Sender::new(0),
+                gauges,
+            }),
         }
     }
 
-    /// An open connection: the first with room, else the one with the fewest calls.
-    pub(super) async fn channel(&self) -> Result<Channel, Unreachable> {
-        let calls = |slot: &Arc<Slot>| slot.calls.load(Ordering::Relaxed);
-        let slot = self
-            .slots
-            .iter()
-            .find(|slot| calls(slot) < SHARE_UP_TO)
-            .or_else(|| self.slots.iter().min_by_key(|slot| calls(slot)));
-        match slot {
-            Some(slot) => Slot::channel(slot).await,
-            None => Err(Unreachable("it has no connections".to_owned())),
+    /// An open connection with room for a call of this client.
+    pub(super) async fn channel(&self, client: ClientId) -> Result<Channel, Unreachable> {
+        loop {
+            let load = self.shared.place(client).await?;
+            match self.shared.open(load).await {
+                Ok(Some(channel)) => return Ok(channel),
+                Ok(None) => {}
+                // One connection more can't be had: those that are there will do.
+                Err(_) if self.shared.state.lock().slots.any_open() => {}
+                Err(unreachable) => return Err(unreachable),
+            }
         }
     }
 }
 
 impl Drop for Pool {
-    /// The driver of a connection knows its slot, and the slot the connection: without this they would keep each other
+    /// The driver of a connection knows the pool, and the pool the connection: without this they would keep each other
     /// alive. Calls that are under way still end.
     fn drop(&mut self) {
-        for slot in &self.slots {
-            slot.set(State::Idle);
-        }
+        self.shared.change(|slots| slots.all(|slot| slot.renew(Link::Idle)));
     }
 }
 
-impl Slot {
-    async fn channel(slot: &Arc<Slot>) -> Result<Channel, Unreachable> {
-        slot.calls.fetch_add(1, Ordering::Relaxed);
-        let load = Load(Arc::clone(&slot.calls));
-        let mut changes = slot.changed.subscribe();
+impl Shared {
+    /// A place for one more call, which may have to wait for it.
+    async fn place(self: &Arc<Self>, client: ClientId) -> Result<Load, Unreachable> {
+        let mut waiting = {
+            let mut state = self.state.lock();
+            let State { slots, queue } = &mut *state;
+            if queue.may_pass(client, slots.free())
+                && let Some((slot, calls)) = slots.pick()
+            {
+                queue.open(client);
+                return Ok(self.load(slot, calls, client));
+            }
+            let (ticket, granted) = queue.wait(client);
+            self.gauges.waiting.inc();
+            Waiting {
+                shared: self,
+                client,
+                ticket,
+                granted,
+            }
+        };
+        let mut since = Instant::now();
+        loop {
+            match tokio::time::timeout_at((since + PATIENCE).into(), &mut waiting.granted).await {
+                Ok(Ok(load)) => return Ok(load),
+                Ok(Err(_)) => return Err(Unreachable("it is being closed".to_owned())),
+                Err(_) => match self.state.lock().queue.granted(client) {
+                    Some(granted) if granted > since => since = granted,
+                    _ => {
+                        self.gauges.timeouts.inc();
+                        return Err(Unreachable("it has no stream free for 10 s".to_owned()));
+                    }
+                },
+            }
+        }
+    }
+
+    /// The connection at this place, once it is open; `None` when it has less room than it seemed to have.
+    async fn open(self: &Arc<Self>, mut load: Load) -> Result<Option<Channel>, Unreachable> {
+        let mut changes = self.changed.subscribe();
         loop {
             changes.mark_unchanged();
             {
-                let mut state = slot.state.lock();
-                match &*state {
-                    State::Open { sender, serial } => {
-                        return Ok(Channel {
-                            slot: Arc::clone(slot),
-                            sender: sender.clone(),
-                            serial: *serial,
-                            load,
-                        });
+                let mut state = self.state.lock();
+                let Some(slot) = state.slots.get_mut(load.slot) else {
+                    return Ok(None);
+                };
+                match &slot.link {
+                    Link::Open(sender) => {
+                        let sender = sender.clone();
+                        // It may be another connection than the one that the call was counted to.
+                        if !Arc::ptr_eq(&load.calls, &slot.calls) {
+                            slot.calls.fetch_add(1, Ordering::Relaxed);
+                            load.calls.fetch_sub(1, Ordering::Relaxed);
+                            load.calls = Arc::clone(&slot.calls);
+                        }
+                        let has_room = state.slots.is_within_limit(load.slot);
+                        drop(state);
+                        return Ok(has_room.then_some(Channel { sender, load }));
                     }
-                    State::Dialing => {}
-                    State::Down { retry_at, error, .. } if Instant::now() < *retry_at => return Err(error.clone()),
-                    State::Down { since, .. } => {
+                    Link::Dialing => {}
+                    Link::Down { retry_at, error, .. } if Instant::now() < *retry_at => {
+                        let error = error.clone();
+                        drop(state);
+                        return Err(error);
+                    }
+                    Link::Down { since, .. } => {
                         let since = *since;
-                        *state = State::Dialing;
-                        tokio::spawn(Slot::dial(Arc::clone(slot), since));
+                        slot.link = Link::Dialing;
+                        tokio::spawn(Shared::dial(Arc::clone(self), load.slot, since));
                     }
-                    State::Idle => {
-                        *state = State::Dialing;
-                        tokio::spawn(Slot::dial(Arc::clone(slot), Instant::now()));
+                    Link::Idle => {
+                        slot.link = Link::Dialing;
+                        tokio::spawn(Shared::dial(Arc::clone(self), load.slot, Instant::now()));
                     }
                 }
             }
@@ -167,20 +210,22 @@ impl Slot {
     }
 
     /// Tries until it works or the grace since the first failure is over.
-    async fn dial(slot: Arc<Slot>, since: Instant) {
+    async fn dial(self: Arc<Self>, slot: usize, since: Instant) {
         let mut pause = FIRST_PAUSE;
         loop {
-            match slot.dialer.dial().await {
-                Ok(dialed) => return Slot::open(&slot, dialed),
+            match self.dialer.dial().await {
+                Ok(dialed) => return self.opened(slot, dialed),
                 Err(error) => {
-                    slot.gauges.failures.inc();
-                    slot.gauges.up.set(0);
+                    self.gauges.failures.inc();
+                    self.gauges.up.set(0);
                     if since.elapsed() + pause > GRACE {
-                        tracing::warn!(target: "casgate::backend", backend = &*slot.name, %error, "backend can't be reached");
-                        let error = Unreachable(format!("it can't be reached: {error}"));
-                        let retry_at = Instant::now() + RETRY_AFTER;
-                        slot.set(State::Down { since, retry_at, error });
-                        return;
+                        tracing::warn!(target: "casgate::backend", backend = &*self.name, %error, "backend can't be reached");
+                        let down = Link::Down {
+                            since,
+                            retry_at: Instant::now() + RETRY_AFTER,
+                            error: Unreachable(format!("it can't be reached: {error}")),
+                        };
+                        return self.change(|slots| slots.set(slot, down));
                     }
                 }
             }
@@ -189,46 +234,95 @@ impl Slot {
         }
     }
 
-    fn open(slot: &Arc<Slot>, dialed: Dialed) {
+    fn opened(self: Arc<Self>, slot: usize, dialed: Dialed) {
         let Dialed {
             sender,
             ping_pong,
+            mut limit,
             driver,
         } = dialed;
-        slot.gauges.up.set(1);
-        slot.gauges.connections.inc();
-        let serial = *slot.changed.borrow() + 1;
-        let slot = Arc::clone(slot);
-        slot.set(State::Open { sender, serial });
-        let driven = Arc::clone(&slot);
+        self.gauges.up.set(1);
+        self.gauges.connections.inc();
+        let now = *limit.borrow_and_update();
+        let calls = self.change(|slots| slots.open(slot, sender, now));
         tokio::spawn(async move {
-            let calls = Arc::clone(&driven.calls);
-            let silent = http2::until_peer_is_silent(ping_pong, move || calls.load(Ordering::Relaxed) > 0);
+            let counted = Arc::clone(&calls);
+            let silent = http2::until_peer_is_silent(ping_pong, move || counted.load(Ordering::Relaxed) > 0);
+            let limits = async {
+                while limit.changed().await.is_ok() {
+                    let now = *limit.borrow_and_update();
+                    self.change(|slots| slots.limit(slot, &calls, now));
+                }
+                std::future::pending().await
+            };
             tokio::select! {
                 ended = driver => match ended {
-                    Ok(()) => tracing::debug!(target: "casgate::backend", backend = &*driven.name, "connection closed"),
-                    Err(error) => tracing::info!(target: "casgate::backend", backend = &*driven.name, %error, "connection ended"),
+                    Ok(()) => tracing::debug!(target: "casgate::backend", backend = &*self.name, "connection closed"),
+                    Err(error) => tracing::info!(target: "casgate::backend", backend = &*self.name, %error, "connection ended"),
                 },
                 () = silent => {
-                    tracing::warn!(target: "casgate::backend", backend = &*driven.name, "no answer to PING: connection closed");
+                    tracing::warn!(target: "casgate::backend", backend = &*self.name, "no answer to PING: connection closed");
                 }
+                never = limits => never,
             }
-            driven.gauges.connections.dec();
-            driven.discard(serial);
+            self.gauges.connections.dec();
+            self.discard(slot, &calls);
         });
     }
 
     /// Forgets a connection, so that the next call makes another. Calls that are on it go on.
-    fn discard(&self, serial: u64) {
-        let is_current = matches!(&*self.state.lock(), State::Open { serial: current, .. } if *current == serial);
-        if is_current {
-            self.set(State::Idle);
+    fn discard(self: &Arc<Self>, slot: usize, calls: &Arc<AtomicUsize>) {
+        self.change(|slots| slots.discard(slot, calls));
+    }
+
+    /// Changes the connections, and tells those who wait for one.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Slots) -> T) -> T {
+        let result = change(&mut self.state.lock().slots);
+        self.changed.send_modify(|changes| *changes += 1);
+        self.grant();
+        result
+    }
+
+    /// Counts a call off.
+    pub(super) fn release(self: &Arc<Self>, client: ClientId) {
+        self.state.lock().queue.close(client);
+        self.grant();
+    }
+
+    /// Gives the places that are free to the calls that wait.
+    fn grant(self: &Arc<Self>) {
+        loop {
+            let (grant, load) = {
+                let mut state = self.state.lock();
+                let State { slots, queue } = &mut *state;
+                if queue.is_empty() || !slots.has_room() {
+                    return;
+                }
+                let Some((client, grant)) = queue.next(slots.free()) else {
+                    return;
+                };
+                let Some((slot, calls)) = slots.pick() else { return };
+                (grant, self.load(slot, calls, client))
+            };
+            // One that went away meanwhile gives its place back here, where nothing is locked.
+            drop(grant.send(load));
         }
     }
 
-    fn set(&self, state: State) {
-        *self.state.lock() = state;
-        self.changed.send_modify(|changes| *changes += 1);
+    fn load(self: &Arc<Self>, slot: usize, calls: Arc<AtomicUsize>, client: ClientId) -> Load {
+        Load {
+            pool: Arc::clone(self),
+            slot,
+            calls,
+            client,
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.gauges.waiting.dec();
+        self.shared.state.lock().queue.leave(self.client, self.ticket);
     }
 }
 
@@ -240,7 +334,7 @@ impl Channel {
 
     /// Says that the connection takes no more streams.
     pub(super) fn discard(self) {
-        self.slot.discard(self.serial);
+        self.load.pool.discard(self.load.slot, &self.load.calls);
     }
 
     /// Opens a stream.
@@ -251,11 +345,5 @@ impl Channel {
     ) -> Result<(ResponseFuture, SendStream<Bytes>, Load), h2::Error> {
         let (response, body) = self.sender.send_request(request, end_of_stream)?;
         Ok((response, body, self.load))
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -54,5 +54,6 @@ mod shared_connection;
 mod small_frames;
 mod smuggling;
 mod streaming;
+mod streams;
 mod tls;
 mod upstream;
