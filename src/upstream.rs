@@ -8,9 +8,6 @@ mod stream;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::SendStream;
-use h2::client::ResponseFuture;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method as HttpMethod, Request, Uri, Version};
 use tokio::runtime::Handle;
@@ -23,7 +20,7 @@ use crate::store::Store;
 
 use dial::Dialer;
 use pool::Pool;
-pub use stream::Load;
+pub use stream::{Head, Sent};
 
 /// One backend, with the connections of every thread to it.
 #[derive(Debug)]
@@ -72,12 +69,8 @@ pub struct Unreachable(pub String);
 pub struct Outbound {
     /// What was decided.
     pub permit: Permit,
-    /// The answer to come.
-    pub response: ResponseFuture,
-    /// The request body.
-    pub body: SendStream<Bytes>,
-    /// Counts the call to its connection until dropped.
-    pub load: Load,
+    /// Both halves of it.
+    pub stream: Sent,
 }
 
 impl Client {
@@ -169,12 +162,7 @@ impl Backend {
                 }
             }
             return match channel.send(request, end_of_stream) {
-                Ok((response, body, load)) => Ok(Outbound {
-                    permit,
-                    response,
-                    body,
-                    load,
-                }),
+                Ok(stream) => Ok(Outbound { permit, stream }),
                 Err(error) => Err((permit, Unreachable(error.to_string()))),
             };
         }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderMap};
@@ -22,7 +21,7 @@ use super::record::Record;
 use super::right::Held;
 use crate::policy::Permit;
 use crate::status::{Code, Rejection};
-use crate::upstream::{Backend, Client, Outbound};
+use crate::upstream::{Backend, Client, Head, Outbound};
 
 /// How often a call is sent again at most.
 pub(super) const RESENDS: usize = 3;
@@ -61,14 +60,13 @@ impl Exchange<'_> {
             let outbound = sent.map_err(|(_, unreachable)| self.faults().unavailable(unreachable))?;
             let Outbound {
                 permit: back,
-                response,
-                mut body,
-                load: _load,
+                mut stream,
             } = outbound;
             permit = back;
+            let Some((head, body)) = stream.split() else { break };
             let result = tokio::select! {
                 biased;
-                result = self.relay(response, (!is_empty).then_some(&mut body), upload, answer, record) => result,
+                result = self.relay(head, (!is_empty).then_some(body), upload, answer, record) => result,
                 rejection = held.lost(&permit) => Err(Failure::Reject(rejection)),
             };
             match result {
@@ -88,7 +86,7 @@ impl Exchange<'_> {
 
     async fn relay(
         &self,
-        mut response: ResponseFuture,
+        response: &mut Head,
         body: Option<&mut SendStream<Bytes>>,
         upload: &mut Upload,
         answer: &mut Answer,
@@ -109,7 +107,7 @@ impl Exchange<'_> {
             if let Some(rejection) = poll_upload(&mut up, cx) {
                 return Poll::Ready(Err(rejection.into()));
             }
-            Pin::new(&mut response)
+            Pin::new(&mut *response)
                 .poll(cx)
                 .map(|head| head.map_err(|error| self.faults().failure(&error)))
         })

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::RecvStream;
-use h2::client::ResponseFuture;
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use prost::Message;
@@ -20,7 +19,7 @@ use crate::policy::method::Method;
 use crate::policy::rights::Right;
 use crate::policy::{Scope, Uris};
 use crate::status::{Code, Rejection};
-use crate::upstream::{Backend, Client, Load, Outbound};
+use crate::upstream::{Backend, Client, Outbound, Sent};
 
 /// The longest message that is taken from a backend, in bytes. gRPC's own limit is 4 MiB unless raised.
 const LONGEST: usize = 16 << 20;
@@ -88,7 +87,7 @@ pub(super) struct Messages<'a> {
     /// There from the begin where the head of the answer ended it.
     status: Option<Status>,
     /// Counts the call to its connection.
-    _load: Load,
+    _stream: Sent,
 }
 
 impl OwnCalls<'_> {
@@ -145,19 +144,17 @@ impl OwnCalls<'_> {
             let sent = backend.send(permit, self.client, self.headers.clone(), false).await;
             let Outbound {
                 permit: back,
-                response,
-                body,
-                load,
+                mut stream,
             } = sent.map_err(|(_, unreachable)| faults.unavailable(unreachable))?;
             permit = back;
-            match exchange(response, body, request.clone(), faults).await {
+            match exchange(&mut stream, request.clone(), faults).await {
                 Ok((status, body)) => {
                     return Ok(Messages {
                         faults,
                         body,
                         buffer: BytesMut::new(),
                         status,
-                        _load: load,
+                        _stream: stream,
                     });
                 }
                 Err(Failure::Reject(rejection)) => return Err(rejection),
@@ -173,14 +170,16 @@ impl OwnCalls<'_> {
 
 /// Sends the message while it waits for the head of the answer, which may come before the message is out.
 async fn exchange(
-    response: ResponseFuture,
-    mut body: h2::SendStream<Bytes>,
+    stream: &mut Sent,
     request: Bytes,
     faults: Faults<'_>,
 ) -> Result<(Option<Status>, Option<RecvStream>), Failure> {
+    let Some((response, body)) = stream.split() else {
+        return Err(faults.without_status().into());
+    };
     let send = async {
         // Where the backend takes no more, its answer says why.
-        let _closed = http2::send(&mut body, request, true).await;
+        let _closed = http2::send(body, request, true).await;
         std::future::pending().await
     };
     let head = tokio::select! {

@@ -1,12 +1,10 @@
 //! The connections of one thread to one backend: made when they are needed, shared by calls, replaced when they end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use h2::SendStream;
-use h2::client::{ResponseFuture, SendRequest};
+use h2::client::SendRequest;
 use http::Request;
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge};
@@ -16,7 +14,7 @@ use super::Unreachable;
 use super::dial::{Dialed, Dialer};
 use super::queue::{ClientId, Queue, Ticket};
 use super::slots::{Link, Slots};
-use super::stream::Load;
+use super::stream::{Calls, Load, Sent};
 use crate::http2;
 use crate::metrics::Metrics;
 use crate::snapshot::backends::BackendPlan;
@@ -178,8 +176,8 @@ impl Shared {
                         let sender = sender.clone();
                         // It may be another connection than the one that the call was counted to.
                         if !Arc::ptr_eq(&load.calls, &slot.calls) {
-                            slot.calls.fetch_add(1, Ordering::Relaxed);
-                            load.calls.fetch_sub(1, Ordering::Relaxed);
+                            slot.calls.add();
+                            load.calls.remove();
                             load.calls = Arc::clone(&slot.calls);
                         }
                         let has_room = state.slots.is_within_limit(load.slot);
@@ -247,7 +245,7 @@ impl Shared {
         let calls = self.change(|slots| slots.open(slot, sender, now));
         tokio::spawn(async move {
             let counted = Arc::clone(&calls);
-            let silent = http2::until_peer_is_silent(ping_pong, move || counted.load(Ordering::Relaxed) > 0);
+            let silent = http2::until_peer_is_silent(ping_pong, move || counted.open() > 0);
             let limits = async {
                 while limit.changed().await.is_ok() {
                     let now = *limit.borrow_and_update();
@@ -271,7 +269,7 @@ impl Shared {
     }
 
     /// Forgets a connection, so that the next call makes another. Calls that are on it go on.
-    fn discard(self: &Arc<Self>, slot: usize, calls: &Arc<AtomicUsize>) {
+    fn discard(self: &Arc<Self>, slot: usize, calls: &Arc<Calls>) {
         self.change(|slots| slots.discard(slot, calls));
     }
 
@@ -309,7 +307,7 @@ impl Shared {
         }
     }
 
-    fn load(self: &Arc<Self>, slot: usize, calls: Arc<AtomicUsize>, client: ClientId) -> Load {
+    fn load(self: &Arc<Self>, slot: usize, calls: Arc<Calls>, client: ClientId) -> Load {
         Load {
             pool: Arc::clone(self),
             slot,
@@ -338,12 +336,8 @@ impl Channel {
     }
 
     /// Opens a stream.
-    pub(super) fn send(
-        mut self,
-        request: Request<()>,
-        end_of_stream: bool,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>, Load), h2::Error> {
+    pub(super) fn send(mut self, request: Request<()>, end_of_stream: bool) -> Result<Sent, h2::Error> {
         let (response, body) = self.sender.send_request(request, end_of_stream)?;
-        Ok((response, body, self.load))
+        Ok(Sent::new(response, body, self.load))
     }
 }

@@ -1,13 +1,13 @@
 //! The places for connections in a pool, and which of them the next call takes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 
 use super::Unreachable;
+use super::stream::Calls;
 
 /// A connection with this many calls or more lets the next one be opened. Fewer connections mean more frames in one
 /// system call.
@@ -28,7 +28,7 @@ pub(super) struct Slots {
 pub(super) struct Slot {
     pub(super) link: Link,
     /// Counts the calls of the connection, and tells it from those before and after.
-    pub(super) calls: Arc<AtomicUsize>,
+    pub(super) calls: Arc<Calls>,
     /// How many calls it takes, as the server said last.
     limit: Option<usize>,
 }
@@ -85,9 +85,9 @@ impl Slots {
     }
 
     /// Takes the place for the next call, and counts the call to it.
-    pub(super) fn pick(&self) -> Option<(usize, Arc<AtomicUsize>)> {
+    pub(super) fn pick(&self) -> Option<(usize, Arc<Calls>)> {
         let (index, slot) = self.choose()?;
-        slot.calls.fetch_add(1, Ordering::Relaxed);
+        slot.calls.add();
         Some((index, Arc::clone(&slot.calls)))
     }
 
@@ -125,7 +125,7 @@ impl Slots {
     }
 
     /// Puts a connection into its place; gives the count of its calls.
-    pub(super) fn open(&mut self, slot: usize, sender: SendRequest<Bytes>, limit: usize) -> Arc<AtomicUsize> {
+    pub(super) fn open(&mut self, slot: usize, sender: SendRequest<Bytes>, limit: usize) -> Arc<Calls> {
         let Some(slot) = self.slots.get_mut(slot) else {
             return Arc::default();
         };
@@ -135,7 +135,7 @@ impl Slots {
     }
 
     /// Notes what the server of a connection allows now.
-    pub(super) fn limit(&mut self, slot: usize, calls: &Arc<AtomicUsize>, limit: usize) {
+    pub(super) fn limit(&mut self, slot: usize, calls: &Arc<Calls>, limit: usize) {
         if let Some(slot) = self.slots.get_mut(slot)
             && Arc::ptr_eq(&slot.calls, calls)
         {
@@ -144,7 +144,7 @@ impl Slots {
     }
 
     /// Makes room for another connection.
-    pub(super) fn discard(&mut self, slot: usize, calls: &Arc<AtomicUsize>) {
+    pub(super) fn discard(&mut self, slot: usize, calls: &Arc<Calls>) {
         if let Some(slot) = self.slots.get_mut(slot)
             && Arc::ptr_eq(&slot.calls, calls)
             && matches!(slot.link, Link::Open(_))
@@ -156,7 +156,7 @@ impl Slots {
 
 impl Slot {
     pub(super) fn open_calls(&self) -> usize {
-        self.calls.load(Ordering::Relaxed)
+        self.calls.open()
     }
 
     fn room(&self, likely_limit: usize) -> usize {

@@ -62,7 +62,7 @@ async fn a_short_absence_of_the_backend_goes_unnoticed() {
 
 #[tokio::test]
 async fn cancels_of_clients_do_not_end_the_connection_that_they_share() {
-    const AT_ONCE: usize = 500;
+    const AT_ONCE: usize = 150;
     let backend = Backend::at(
         Place::tcp(),
         Options {
@@ -219,4 +219,52 @@ async fn late_answers_to_cancelled_calls_do_not_end_the_connection() {
         assert_eq!(reply.code(), Some(0), "{reply:?}");
     }
     assert_eq!(backend.connections(), 1);
+}
+
+#[tokio::test]
+async fn rapid_resets_do_not_end_the_connection_to_a_backend_that_minds_them() {
+    for with_body in [false, true] {
+        let options = Options {
+            max_streams: Some(200),
+            minds_resets: true,
+            ..Options::default()
+        };
+        let backend = Backend::at(Place::tcp(), options, |exchange: Exchange| async move {
+            match exchange.path() == Method::Read.path() {
+                true => silent(exchange).await,
+                false => unary(exchange).await,
+            }
+        });
+        let mut config = Config::to(&backend);
+        config.backends.push_str("max-connections = 1\n");
+        let gate = Gate::start(config).await;
+        let mut other = gate.client("reader").await;
+        let mut flood = gate.client("reader").await;
+        for round in 0..30 {
+            let open = |_| {
+                let mut call = flood.open(Method::Read);
+                call.body
+                    .send_data(grpc::request(Method::Read, ""), !with_body)
+                    .unwrap();
+                call
+            };
+            let calls: Vec<_> = (0..60).map(open).collect();
+            until("some are under way", || gate.metric("casgate_calls_open", &[]) > 30.0).await;
+            for call in calls {
+                call.cancel();
+            }
+            let reply = other.ask(Method::GetActionResult, "").await;
+            assert_eq!(reply.code(), Some(0), "round {round}: {reply:?}");
+        }
+        assert_eq!(backend.connections(), 1);
+        until("nothing is left of it", || {
+            gate.metric("casgate_calls_open", &[]) == 0.0
+        })
+        .await;
+        backend
+            .until("all are reset", |seen| {
+                seen.iter().all(|seen| seen.ended || seen.reset.is_some())
+            })
+            .await;
+    }
 }
