@@ -118,9 +118,9 @@ impl Pool {
 
 impl Drop for Pool {
     /// The driver of a connection knows the pool, and the pool the connection: without this they would keep each other
-    /// alive. Calls that are under way still end.
+    /// alive. A connection that is being made is closed when it comes. Calls that are under way still end.
     fn drop(&mut self) {
-        self.shared.change(|slots| slots.all(|slot| slot.renew(Link::Idle)));
+        self.shared.change(|slots| slots.all(|slot| slot.renew(Link::Closed)));
     }
 }
 
@@ -185,6 +185,7 @@ impl Shared {
                         return Ok(has_room.then_some(Channel { sender, load }));
                     }
                     Link::Dialing => {}
+                    Link::Closed => return Err(Unreachable("it is being closed".to_owned())),
                     Link::Down { retry_at, error, .. } if Instant::now() < *retry_at => {
                         let error = error.clone();
                         drop(state);
@@ -240,9 +241,11 @@ impl Shared {
             driver,
         } = dialed;
         self.gauges.up.set(1);
-        self.gauges.connections.inc();
         let now = *limit.borrow_and_update();
-        let calls = self.change(|slots| slots.open(slot, sender, now));
+        let Some(calls) = self.change(|slots| slots.open(slot, sender, now)) else {
+            return;
+        };
+        self.gauges.connections.inc();
         tokio::spawn(async move {
             let counted = Arc::clone(&calls);
             let silent = http2::until_peer_is_silent(ping_pong, move || counted.open() > 0);

@@ -38,6 +38,8 @@ pub(super) enum Link {
     Idle,
     Dialing,
     Open(SendRequest<Bytes>),
+    /// The pool is gone, and no connection will come any more.
+    Closed,
     Down {
         since: Instant,
         retry_at: Instant,
@@ -115,7 +117,7 @@ impl Slots {
     }
 
     pub(super) fn set(&mut self, slot: usize, link: Link) {
-        if let Some(slot) = self.slots.get_mut(slot) {
+        if let Some(slot) = self.slots.get_mut(slot).filter(|slot| !slot.is_closed()) {
             slot.link = link;
         }
     }
@@ -124,14 +126,12 @@ impl Slots {
         self.slots.iter_mut().for_each(change);
     }
 
-    /// Puts a connection into its place; gives the count of its calls.
-    pub(super) fn open(&mut self, slot: usize, sender: SendRequest<Bytes>, limit: usize) -> Arc<Calls> {
-        let Some(slot) = self.slots.get_mut(slot) else {
-            return Arc::default();
-        };
+    /// Puts a connection into its place, unless nobody wants it any more; gives the count of its calls.
+    pub(super) fn open(&mut self, slot: usize, sender: SendRequest<Bytes>, limit: usize) -> Option<Arc<Calls>> {
+        let slot = self.slots.get_mut(slot).filter(|slot| !slot.is_closed())?;
         slot.link = Link::Open(sender);
         slot.limit = Some(limit.min(HIGHEST_LIMIT));
-        Arc::clone(&slot.calls)
+        Some(Arc::clone(&slot.calls))
     }
 
     /// Notes what the server of a connection allows now.
@@ -163,6 +163,10 @@ impl Slot {
         self.limit.unwrap_or(likely_limit).saturating_sub(self.open_calls())
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.link, Link::Closed)
+    }
+
     /// Leaves the calls to the connection that was here.
     pub(super) fn renew(&mut self, link: Link) {
         self.link = link;
@@ -172,6 +176,7 @@ impl Slot {
     /// Where there are connections, one that can't be had is left alone until it is time to try again.
     fn is_usable(&self, any_open: bool) -> bool {
         match &self.link {
+            Link::Closed => false,
             Link::Idle | Link::Dialing | Link::Open(_) => true,
             Link::Down { retry_at, .. } => !any_open || Instant::now() >= *retry_at,
         }

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use casgate::policy::method::Method;
 use time::OffsetDateTime;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 
 use crate::harness::backend::{Backend, Exchange, send, status, unary};
+use crate::harness::frames::Frame;
 use crate::harness::gate::{Config, Gate};
 use crate::harness::pki::{Authority, build_stream};
 use crate::harness::wire::{Call, Client, tls_config};
-use crate::harness::{frames, grpc, until};
+use crate::harness::{frames, grpc, until, within};
 
 /// Answers with a message at once, and with the rest at the end of the request.
 async fn long(mut exchange: Exchange) {
@@ -268,4 +271,25 @@ async fn new_connections_are_met_with_the_new_certificate_of_the_server() {
             .is_ok()
     );
     assert_eq!(old.ask(Method::Read, "").await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_after_its_backend_is_gone_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let mut gate = Gate::start(Config::to_endpoint(&endpoint)).await;
+    let mut client = gate.client("reader").await;
+    let mut call = client.open(Method::Read);
+    call.body.send_data(grpc::request(Method::Read, ""), true).unwrap();
+    // It waits for the server's SETTINGS.
+    let (mut late, _) = within("a connection", listener.accept()).await.unwrap();
+    call.cancel();
+    drop(client);
+    until("nobody waits", || gate.metric("casgate_connections_open", &[]) == 0.0).await;
+    gate.config.backends = gate.config.backends.replace("connections = 1", "connections = 2");
+    gate.reload().await.unwrap();
+    Frame::settings().write(&mut late).await.unwrap();
+    let mut rest = Vec::new();
+    within("the gate closes it", late.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(gate.metric("casgate_backend_connections", &[]), 0.0);
 }
