@@ -123,7 +123,7 @@ where
 {
     let mut generation = shared.generation.subscribe();
     let mut draining = shared.draining.subscribe();
-    let mut is_draining = false;
+    let (mut is_draining, mut has_expired) = (false, false);
     let silent = http2::until_peer_is_silent(connection.ping_pong(), ticket.has_calls());
     let idle = until_idle(&caller, ticket);
     tokio::pin!(silent, idle);
@@ -157,10 +157,14 @@ where
                 is_draining = true;
                 connection.graceful_shutdown();
             }
-            () = caller.until_expired(), if !is_draining => {
+            // Also while it drains: a call that began in time must not outlive its certificate.
+            () = caller.until_expired(), if !has_expired => {
+                has_expired = true;
                 caller.recheck();
-                is_draining = true;
-                connection.graceful_shutdown();
+                if !is_draining {
+                    is_draining = true;
+                    connection.graceful_shutdown();
+                }
             }
             limit = &mut idle, if !is_draining => {
                 ticket.count(limit, Action::Closed);

@@ -1,6 +1,7 @@
 //! The end of a gate: calls that run may end, new ones go elsewhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use casgate::policy::method::Method;
 use casgate::server::Drained;
@@ -86,4 +87,21 @@ async fn a_call_that_crosses_the_first_goaway_is_served() {
     until("GOAWAY", || !last_streams(&client.tap.received()).is_empty()).await;
     let reply = client.ask(Method::Read, "").await;
     assert_eq!(reply.code(), Some(0), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_call_does_not_outlive_its_certificate_though_its_connection_drains() {
+    let backend = Backend::start(silent);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let brief = gate.config.authority.client_with("writer", |params| {
+        params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(3);
+    });
+    let mut client = gate.client_with(&brief).await;
+    let mut call = client.open(Method::Write);
+    call.send(grpc::write(10)).await;
+    backend.until("the call runs", |seen| seen.len() == 1).await;
+    gate.server().drain();
+    let reply = call.reply().await;
+    assert_eq!(reply.code(), Some(7), "{reply:?}");
+    assert!(reply.message().contains("has expired"), "{}", reply.message());
 }
