@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::bst::{bst, make_project};
 use crate::build_stream_2;
 use crate::casd::Casd;
 use crate::gate::{Gate, folder};
@@ -22,35 +23,15 @@ impl<'a> BuildStream<'a> {
     /// `None` where this version is not there.
     pub(crate) fn new(version: &'static str, scratch: &'a Path) -> Option<BuildStream<'a>> {
         let bst = install::build_stream_1(version)?;
-        let project = scratch.join("project-1");
-        std::fs::create_dir_all(project.join("files")).unwrap();
-        for (name, text) in [
-            ("project.conf", "name: test\n"),
-            ("hello.bst", "kind: import\nsources:\n- kind: local\n  path: files\n"),
-            ("files/hello.txt", "hello\n"),
-        ] {
-            std::fs::write(project.join(name), text).unwrap();
-        }
+        make_project(&scratch.join("project-1"), "name: test\n");
         Some(BuildStream { bst, version, scratch })
     }
 
     /// Runs `bst` with this configuration. `home` names the local cache, a new one unless it was named before.
     pub(crate) fn run(&self, home: &str, settings: &str, arguments: &[&str]) -> Ended {
         let home = self.scratch.join(format!("{home}-{}", self.version));
-        std::fs::create_dir_all(&home).unwrap();
-        let config = home.join("buildstream.conf");
-        std::fs::write(&config, settings).unwrap();
-        let mut command = Command::new(&self.bst);
-        command
-            .env("HOME", &home)
-            .env("XDG_CACHE_HOME", home.join("cache"))
-            .env_remove("XDG_CONFIG_HOME")
-            .args(["--no-colors", "--no-interactive", "--config"])
-            .arg(config)
-            .arg("-C")
-            .arg(self.scratch.join("project-1"))
-            .args(arguments);
-        run(&mut command, Duration::from_secs(180))
+        let project = self.scratch.join("project-1");
+        bst(&self.bst, &home, settings, &project, arguments)
     }
 
     /// Pushes as `ci`, and pulls as `dev` into an empty cache.

@@ -1,13 +1,12 @@
 //! BuildStream 2.8.1: push as ci, wipe the local cache, pull as dev; and all that must be refused.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
+use crate::bst::{bst, make_project};
 use crate::casd::Casd;
 use crate::gate::{Gate, folder};
 use crate::install;
-use crate::process::{Ended, assert_has, run};
+use crate::process::{Ended, assert_has};
 
 /// A BuildStream with a home and a cache of its own.
 pub(crate) struct BuildStream<'a> {
@@ -20,35 +19,15 @@ impl<'a> BuildStream<'a> {
     /// `None` where there is no BuildStream 2.
     pub(crate) fn new(scratch: &'a Path) -> Option<BuildStream<'a>> {
         let bst = install::build_stream_2()?.join("bst");
-        let project = scratch.join("project");
-        std::fs::create_dir_all(project.join("files")).unwrap();
-        for (name, text) in [
-            ("project.conf", "name: test\nmin-version: 2.0\n"),
-            ("hello.bst", "kind: import\nsources:\n- kind: local\n  path: files\n"),
-            ("files/hello.txt", "hello\n"),
-        ] {
-            std::fs::write(project.join(name), text).unwrap();
-        }
+        make_project(&scratch.join("project"), "name: test\nmin-version: 2.0\n");
         Some(BuildStream { bst, scratch })
     }
 
     /// Runs `bst` with this configuration. `home` names the local cache, a new one unless it was named before.
     pub(crate) fn run(&self, home: &str, settings: &str, arguments: &[&str]) -> Ended {
         let home = self.scratch.join(home);
-        std::fs::create_dir_all(&home).unwrap();
-        let config = home.join("buildstream.conf");
-        std::fs::write(&config, settings).unwrap();
-        let mut command = Command::new(&self.bst);
-        command
-            .env("HOME", &home)
-            .env("XDG_CACHE_HOME", home.join("cache"))
-            .env_remove("XDG_CONFIG_HOME")
-            .args(["--no-colors", "--no-interactive", "--config"])
-            .arg(config)
-            .arg("-C")
-            .arg(self.scratch.join("project"))
-            .args(arguments);
-        run(&mut command, Duration::from_secs(180))
+        let project = self.scratch.join("project");
+        bst(&self.bst, &home, settings, &project, arguments)
     }
 
     /// Pushes as `ci`, pulls as `dev` into an empty cache, and looks at what came.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by a panic what is wrong")]
 
 mod bazel;
+mod bst;
 mod build_stream_1;
 mod build_stream_2;
 mod casd;
