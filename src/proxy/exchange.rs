@@ -1,6 +1,8 @@
 //! A call on its way: the body up, the answer down, a reset of either side to the other, and once more on another
 //! connection where the backend has certainly not seen it.
 
+pub(super) mod fit;
+
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -131,6 +133,7 @@ impl Exchange<'_> {
         let status = self.faults().check_head(&head)?;
         let (mut parts, mut body) = head.into_parts();
         headers::for_client(&mut parts.headers);
+        fit::fit(&mut parts.headers);
         if body.is_end_stream() {
             let code = status.ok_or_else(|| self.faults().without_status())?;
             answer.head(Response::from_parts(parts, ()), true)?;
@@ -196,6 +199,7 @@ impl Exchange<'_> {
         let trailers = trailers.map_err(|error| self.faults().unavailable(error))?;
         let mut trailers = trailers.ok_or_else(|| self.faults().without_status())?;
         headers::for_client(&mut trailers);
+        fit::fit(&mut trailers);
         let code = grpc_status(&trailers).ok_or_else(|| self.faults().without_status())?;
         Ok((code, trailers))
     }

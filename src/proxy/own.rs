@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::answer::grpc_status;
 use super::body::release;
-use super::exchange::RESENDS;
+use super::exchange::{RESENDS, fit};
 use super::fault::{Failure, Faults};
 use crate::connection::View;
 use crate::http2;
@@ -267,7 +267,9 @@ pub(super) fn frame(message: &[u8]) -> Bytes {
 }
 
 fn status(code: u8, headers: &HeaderMap) -> Status {
-    let message = headers.get("grpc-message").and_then(|value| value.to_str().ok());
+    let message = headers.get("grpc-message");
+    let cut = message.and_then(|value| fit::cut(value.as_bytes()));
+    let message = cut.as_ref().or(message).and_then(|value| value.to_str().ok());
     let message = percent_decode_str(message.unwrap_or_default()).decode_utf8_lossy();
     Status {
         code,

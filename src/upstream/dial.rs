@@ -24,6 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// The connection's own window never limits: a client that reads slowly may hold back its stream and no other.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Bytes of headers or trailers that a backend may send: h2 ends the connection, which all share, of one that sends four
+/// times as many. What clients take is another matter.
+const MAX_HEADER_LIST: u32 = 1024 * 1024;
 /// Bytes in flight between the gate and the embedded store.
 const STORE_PIPE: usize = 256 * 1024;
 
@@ -114,7 +117,7 @@ where
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(http2::MAX_FRAME_SIZE)
-        .max_header_list_size(http2::MAX_HEADER_LIST)
+        .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(http2::MAX_SEND_BUFFER)
         // None before the server's SETTINGS say how many: a stream that waits within h2 can't be taken back.
         .initial_max_send_streams(0)

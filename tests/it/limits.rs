@@ -1,17 +1,18 @@
 //! What clients and backends may not take: time in a handshake, memory for headers, the listener.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use casgate::policy::method::Method;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::backend::{Backend, Exchange, status, unary};
+use crate::harness::backend::{Backend, Exchange, head, silent, status, unary};
 use crate::harness::frames::{self, Frame};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::wire::{connect_tls, grpc_request, tls_config};
-use crate::harness::{assert_only_this_is_seen, assert_unavailable, grpc, until, within};
+use crate::harness::{assert_only_this_is_seen, grpc, until, within};
 
 /// Reads until the gate ends the connection.
 async fn until_closed(io: &mut (impl AsyncReadExt + Unpin)) {
@@ -90,27 +91,45 @@ async fn a_header_list_that_is_too_large_is_refused_and_the_connection_goes_on()
     assert_only_this_is_seen(&mut client, &backend).await;
 }
 
+/// Bytes as RFC 9113, 6.5.2 counts them.
+fn size(headers: &HeaderMap) -> usize {
+    let fields = headers.iter();
+    fields.map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
 #[tokio::test]
-async fn a_header_list_of_a_backend_that_is_too_large_is_unavailable_and_the_connection_goes_on() {
+async fn a_status_of_a_backend_comes_through_whatever_else_it_sends() {
     let backend = Backend::start(|mut exchange: Exchange| async move {
+        if exchange.body.is_end_stream() {
+            return silent(exchange).await;
+        }
         exchange.drain().await;
-        if exchange.index > 0 {
-            return exchange.answer(grpc::frame(b"")).await;
+        let mut large = status(3, &"x".repeat(80_000));
+        large.insert("grpc-status-details-bin", "y".repeat(120_000).parse().unwrap());
+        if exchange.index.is_multiple_of(2) {
+            let mut answer = exchange.begin();
+            let _gone = answer.send_trailers(large);
+        } else {
+            let mut response = head();
+            response.headers_mut().extend(large);
+            let _gone = exchange.respond.send_response(response, true);
         }
-        let mut response = crate::harness::backend::head();
-        response.headers_mut().extend(status(0, ""));
-        for number in 0..20 {
-            let name: http::HeaderName = format!("x-long-{number}").parse().unwrap();
-            response
-                .headers_mut()
-                .insert(name, HeaderValue::from_str(&"x".repeat(1000)).unwrap());
-        }
-        let _gone = exchange.respond.send_response(response, true);
     });
     let gate = Gate::start(Config::to(&backend)).await;
+    let mut other = gate.client("root").await;
+    let mut running = other.open_with(grpc_request(Method::GetOperation.path()), true);
+    backend.until("it is there", |seen| seen.len() == 1).await;
     let mut client = gate.client("reader").await;
-    assert_unavailable(&client.ask(Method::Read, "").await, "");
-    assert_eq!(client.ask(Method::Read, "").await.code(), Some(0));
+    for _ in 0..4 {
+        let reply = client.ask(Method::Read, "").await;
+        assert_eq!(reply.code(), Some(3), "{:?}", reply.error);
+        assert_eq!(reply.message(), "x".repeat(2048));
+        let headers = reply.trailers.as_ref().unwrap_or(&reply.headers);
+        assert!(size(headers) <= 8192, "{}", size(headers));
+    }
+    let waker = Waker::noop();
+    let poll = std::pin::Pin::new(&mut running.response).poll(&mut Context::from_waker(waker));
+    assert!(poll.is_pending(), "the call of another goes on");
     assert_eq!(backend.connections(), 1);
 }
 
