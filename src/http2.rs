@@ -66,6 +66,13 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut chunk: Bytes, end_o
 
 /// Whether an error of a stream shows that the server certainly did nothing with the request: it refused the stream, or
 /// said in a GOAWAY that it will not look at it (RFC 9113, 8.7).
+///
+/// A GOAWAY with an error does not count: this very request may be what ended the connection, and would end the next.
 pub(crate) fn is_unprocessed(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_go_away() || error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM))
+    let expected = if error.is_go_away() {
+        Reason::NO_ERROR
+    } else {
+        Reason::REFUSED_STREAM
+    };
+    error.is_remote() && (error.is_go_away() || error.is_reset()) && error.reason() == Some(expected)
 }

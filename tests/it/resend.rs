@@ -69,6 +69,16 @@ async fn a_call_behind_a_goaway_is_sent_again_on_another_connection() {
 }
 
 #[tokio::test]
+async fn a_call_that_may_be_why_a_connection_ended_is_not_sent_again() {
+    let backend = Backend::raw(|mut raw: Raw| async move {
+        raw.next_of(frames::HEADERS).await;
+        raw.send(&[Frame::go_away(0, Reason::ENHANCE_YOUR_CALM.into())]).await;
+    });
+    assert_unavailable(&pull_from(&backend).await, "");
+    assert_eq!((backend.streams(), backend.connections()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_call_that_a_goaway_covers_is_not_sent_again() {
     let backend = Backend::raw(|mut raw: Raw| async move {
         let stream = raw.next_of(frames::HEADERS).await.map_or(0, |frame| frame.stream);
