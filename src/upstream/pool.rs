@@ -25,8 +25,11 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Pauses between attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-/// After the grace, a backend that is down is tried again at most this often.
+/// After the grace, a backend that is down is tried again at most this often, in the background: an attempt may hang, and
+/// calls are answered at once.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// What is known of a backend that was down is not believed for longer than this: the next call waits for an attempt.
+const STALE: Duration = Duration::from_secs(10);
 /// A call is given up when it waits for a stream and no call of its client got one for so long. A client with more calls
 /// than streams waits for itself as long as it likes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -171,7 +174,7 @@ impl Shared {
                 let Some(slot) = state.slots.get_mut(load.slot) else {
                     return Ok(None);
                 };
-                match &slot.link {
+                match &mut slot.link {
                     Link::Open(sender) => {
                         let sender = sender.clone();
                         // It may be another connection than the one that the call was counted to.
@@ -186,17 +189,21 @@ impl Shared {
                     }
                     Link::Dialing => {}
                     Link::Closed => return Err(Unreachable("it is being closed".to_owned())),
-                    Link::Down { retry_at, error, .. } if Instant::now() < *retry_at => {
+                    Link::Down {
+                        since,
+                        retry_at,
+                        is_dialing,
+                        error,
+                    } if *is_dialing || retry_at.elapsed() < STALE => {
                         let error = error.clone();
+                        if !*is_dialing && Instant::now() >= *retry_at {
+                            *is_dialing = true;
+                            tokio::spawn(Shared::dial(Arc::clone(self), load.slot, *since));
+                        }
                         drop(state);
                         return Err(error);
                     }
-                    Link::Down { since, .. } => {
-                        let since = *since;
-                        slot.link = Link::Dialing;
-                        tokio::spawn(Shared::dial(Arc::clone(self), load.slot, since));
-                    }
-                    Link::Idle => {
+                    Link::Idle | Link::Down { .. } => {
                         slot.link = Link::Dialing;
                         tokio::spawn(Shared::dial(Arc::clone(self), load.slot, Instant::now()));
                     }
@@ -222,6 +229,7 @@ impl Shared {
                         let down = Link::Down {
                             since,
                             retry_at: Instant::now() + RETRY_AFTER,
+                            is_dialing: false,
                             error: Unreachable(format!("it can't be reached: {error}")),
                         };
                         return self.change(|slots| slots.set(slot, down));

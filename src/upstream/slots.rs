@@ -43,6 +43,8 @@ pub(super) enum Link {
     Down {
         since: Instant,
         retry_at: Instant,
+        /// Whether an attempt is under way.
+        is_dialing: bool,
         error: Unreachable,
     },
 }
@@ -178,7 +180,9 @@ impl Slot {
         match &self.link {
             Link::Closed => false,
             Link::Idle | Link::Dialing | Link::Open(_) => true,
-            Link::Down { retry_at, .. } => !any_open || Instant::now() >= *retry_at,
+            Link::Down {
+                retry_at, is_dialing, ..
+            } => !any_open || !is_dialing && Instant::now() >= *retry_at,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use casgate::policy::method::Method;
@@ -208,4 +209,30 @@ async fn a_backend_that_never_finishes_its_handshake_is_unavailable() {
     let reply = gate.client("reader").await.ask(Method::Read, "").await;
     assert_unavailable(&reply, "more than 5 s");
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn calls_do_not_wait_for_attempts_to_reach_a_backend_that_is_down() {
+    // It accepts, and says nothing.
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            held.push(tcp);
+        }
+    });
+    let gate = Gate::start(Config::to_endpoint(&endpoint)).await;
+    let mut client = gate.client("reader").await;
+    let failures = || gate.metric("casgate_backend_connect_failures_total", &[]);
+    while accepted.load(Ordering::SeqCst) < 2 {
+        assert_unavailable(&client.ask(Method::Read, "").await, "more than 5 s");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The second attempt hangs, and calls are answered all the same.
+    assert_unavailable(&client.ask(Method::Read, "").await, "more than 5 s");
+    assert_eq!((failures(), accepted.load(Ordering::SeqCst)), (1.0, 2));
 }
