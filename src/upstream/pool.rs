@@ -1,6 +1,6 @@
 //! The connections of one thread to one backend: made when they are needed, shared by calls, replaced when they end.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -61,7 +61,8 @@ struct State {
 struct Gauges {
     connections: IntGauge,
     failures: IntCounter,
-    up: IntGauge,
+    /// There from the first attempt on: an idle gate has no backend that is down.
+    up: LazyLock<IntGauge, Box<dyn FnOnce() -> IntGauge + Send>>,
     waiting: IntGauge,
     timeouts: IntCounter,
 }
@@ -86,7 +87,10 @@ impl Pool {
         let gauges = Gauges {
             connections: metrics.backend_connections.with_label_values(&label),
             failures: metrics.backend_failures.with_label_values(&label),
-            up: metrics.backend_up.with_label_values(&label),
+            up: LazyLock::new(Box::new({
+                let (ups, name) = (metrics.backend_up.clone(), Arc::clone(&plan.name));
+                move || ups.with_label_values(&[&*name])
+            })),
             waiting: metrics.backend_waiting.with_label_values(&label),
             timeouts: metrics.backend_wait_timeouts.with_label_values(&label),
         };

@@ -236,3 +236,13 @@ async fn calls_do_not_wait_for_attempts_to_reach_a_backend_that_is_down() {
     assert_unavailable(&client.ask(Method::Read, "").await, "more than 5 s");
     assert_eq!((failures(), accepted.load(Ordering::SeqCst)), (1.0, 2));
 }
+
+#[tokio::test]
+async fn a_backend_that_nobody_asked_for_is_neither_up_nor_down() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    assert!(!gate.metrics().contains("casgate_backend_up{"));
+    let mut client = gate.client("reader").await;
+    assert_eq!(client.ask(Method::Read, "").await.code(), Some(0));
+    assert!(gate.metrics().contains("casgate_backend_up{backend=\"cache\"} 1"));
+}
