@@ -64,6 +64,15 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut chunk: Bytes, end_o
     }
 }
 
+/// What a client is told of an error: not the operating system's words. The log has them when the connection ends.
+pub(crate) fn plain(error: &h2::Error) -> String {
+    if error.is_io() {
+        "its connection broke off".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
 /// Whether an error of a stream shows that the server certainly did nothing with the request: it refused the stream, or
 /// said in a GOAWAY that it will not look at it (RFC 9113, 8.7).
 ///

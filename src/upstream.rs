@@ -163,7 +163,7 @@ impl Backend {
             }
             return match channel.send(request, end_of_stream) {
                 Ok(stream) => Ok(Outbound { permit, stream }),
-                Err(error) => Err((permit, Unreachable(error.to_string()))),
+                Err(error) => Err((permit, Unreachable(crate::http2::plain(&error)))),
             };
         }
         Err((permit, Unreachable("its connections keep closing".to_owned())))

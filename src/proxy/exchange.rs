@@ -21,6 +21,7 @@ use super::fault::{Failure, Faults};
 use super::headers;
 use super::record::Record;
 use super::right::Held;
+use crate::http2;
 use crate::policy::Permit;
 use crate::status::{Code, Rejection};
 use crate::upstream::{Backend, Client, Head, Outbound};
@@ -188,7 +189,7 @@ impl Exchange<'_> {
             body.poll_data(cx).map(|chunk| {
                 chunk
                     .transpose()
-                    .map_err(|error| Failure::Reject(self.faults().unavailable(error)))
+                    .map_err(|error| Failure::Reject(self.faults().unavailable(http2::plain(&error))))
             })
         })
         .await
@@ -196,7 +197,7 @@ impl Exchange<'_> {
 
     async fn trailers(&self, body: &mut RecvStream) -> Result<(u8, HeaderMap), Failure> {
         let trailers = body.trailers().await;
-        let trailers = trailers.map_err(|error| self.faults().unavailable(error))?;
+        let trailers = trailers.map_err(|error| self.faults().unavailable(http2::plain(&error)))?;
         let mut trailers = trailers.ok_or_else(|| self.faults().without_status())?;
         headers::for_client(&mut trailers);
         fit::fit(&mut trailers);

@@ -66,9 +66,9 @@ impl Faults<'_> {
     /// The request failed before an answer came.
     pub(super) fn failure(self, error: &h2::Error) -> Failure {
         if http2::is_unprocessed(error) {
-            Failure::Unprocessed(error.to_string())
+            Failure::Unprocessed(http2::plain(error))
         } else {
-            Failure::Reject(self.unavailable(error))
+            Failure::Reject(self.unavailable(http2::plain(error)))
         }
     }
 

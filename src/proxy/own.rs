@@ -204,7 +204,7 @@ impl Messages<'_> {
             }
             match body.data().await {
                 Some(chunk) => {
-                    let chunk = chunk.map_err(|error| self.faults.unavailable(error))?;
+                    let chunk = chunk.map_err(|error| self.faults.unavailable(http2::plain(&error)))?;
                     release(body, chunk.len());
                     self.buffer.extend_from_slice(&chunk);
                 }
@@ -221,7 +221,10 @@ impl Messages<'_> {
         }
         while self.next().await?.is_some() {}
         let trailers = match &mut self.body {
-            Some(body) => body.trailers().await.map_err(|error| self.faults.unavailable(error))?,
+            Some(body) => body
+                .trailers()
+                .await
+                .map_err(|error| self.faults.unavailable(http2::plain(&error)))?,
             None => None,
         };
         let trailers = trailers.ok_or_else(|| self.faults.without_status())?;

@@ -1,5 +1,6 @@
 //! The connections of one thread to one backend: made when they are needed, shared by calls, replaced when they end.
 
+use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -234,7 +235,7 @@ impl Shared {
                             since,
                             retry_at: Instant::now() + RETRY_AFTER,
                             is_dialing: false,
-                            error: Unreachable(format!("it can't be reached: {error}")),
+                            error: Unreachable(format!("it can't be reached: {}", plain(&error))),
                         };
                         return self.change(|slots| slots.set(slot, down));
                     }
@@ -329,6 +330,19 @@ impl Shared {
             calls,
             client,
         }
+    }
+}
+
+/// What a client is told: no path, no address. The log has the whole error.
+fn plain(error: &io::Error) -> &'static str {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match (error.kind(), inner) {
+        (_, Some(rustls::Error::InvalidCertificate(_))) => "its certificate is not accepted",
+        (io::ErrorKind::TimedOut, _) => "connecting took more than 5 s",
+        (io::ErrorKind::ConnectionRefused, _) => "it refuses connections",
+        (io::ErrorKind::NotFound, _) => "nothing is there",
+        (io::ErrorKind::PermissionDenied, _) => "the gate may not connect to it",
+        _ => "the connection failed",
     }
 }
 

@@ -22,6 +22,9 @@ async fn nobody_who_listens_is_unavailable() {
         let gate = Gate::start(Config::to_endpoint(&place.endpoint())).await;
         let reply = gate.client("reader").await.ask(Method::Read, "").await;
         assert_unavailable(&reply, "can't be reached");
+        let message = reply.message();
+        let is_plain = !message.contains('/') && !message.contains("os error") && !message.contains("127.");
+        assert!(is_plain, "{message}");
     }
 }
 
