@@ -73,7 +73,7 @@ async fn try_handle(
     let method = method.ok_or_else(|| Rejection::unknown_method(record.path()))?;
     let service = method.service();
     if service == Service::Health {
-        return answer.health(method).await;
+        return answer.health(method, caller.shared.draining.subscribe()).await;
     }
     let mut held = Held::new(caller);
     let view = caller.view();

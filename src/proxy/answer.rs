@@ -9,6 +9,7 @@ use h2::SendStream;
 use h2::server::SendResponse;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
+use tokio::sync::watch;
 
 use super::call_id::CallId;
 use super::headers::NotGrpc;
@@ -19,6 +20,10 @@ use crate::status::{Code, Rejection, encode_message};
 
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_MESSAGE: &str = "grpc-message";
+/// HealthCheckResponse { status: SERVING } (grpc health.proto), framed.
+const SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
+/// The same with NOT_SERVING.
+const NOT_SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x02");
 
 /// What was sent to the client so far.
 pub(super) struct Answer(State);
@@ -128,20 +133,32 @@ impl Answer {
         status
     }
 
-    /// Answers `grpc.health.v1.Health`: the gate serves. Watch stays open until the client leaves.
-    pub(super) async fn health(&mut self, method: Method) -> Result<u8, Rejection> {
-        // HealthCheckResponse { status: SERVING } (grpc health.proto), framed.
-        const SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
+    /// Answers `grpc.health.v1.Health`: the gate serves until it drains. Watch stays open until then, or until the client
+    /// leaves: one that stayed longer would hold up every drain to its timeout.
+    pub(super) async fn health(
+        &mut self,
+        method: Method,
+        mut draining: watch::Receiver<bool>,
+    ) -> Result<u8, Rejection> {
         if method != Method::HealthWatch {
-            return self.message(Ok(SERVING)).await.map_err(Rejection::from);
+            let status = if *draining.borrow() { NOT_SERVING } else { SERVING };
+            return self.message(Ok(status)).await.map_err(Rejection::from);
         }
         let mut response = Response::new(());
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         self.head(response, false)?;
-        self.data(SERVING).await?;
-        poll_fn(|cx| self.poll_closed(cx)).await;
-        Err(Rejection::Cancelled)
+        if !*draining.borrow() {
+            self.data(SERVING).await?;
+            tokio::select! {
+                // The sender outlives all calls.
+                _ = draining.wait_for(|draining| *draining) => {}
+                () = poll_fn(|cx| self.poll_closed(cx)) => return Err(Rejection::Cancelled),
+            }
+        }
+        self.data(NOT_SERVING).await?;
+        self.trailers(status_headers(Code::Ok as u8, ""))?;
+        Ok(Code::Ok as u8)
     }
 }
 

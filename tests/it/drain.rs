@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::harness::backend::{Backend, silent, unary};
 use crate::harness::gate::{Config, Gate};
-use crate::harness::{frames, grpc, until};
+use crate::harness::wire::{Reply, rest};
+use crate::harness::{frames, grpc, until, within};
 
 /// The numbers of last streams that GOAWAY frames named, in order.
 fn last_streams(received: &[frames::Frame]) -> Vec<u32> {
@@ -53,7 +54,7 @@ async fn no_new_connection_is_taken() {
             tokio::task::yield_now().await;
         }
     };
-    crate::harness::within("connections are refused", refused).await;
+    within("connections are refused", refused).await;
     assert_eq!(tokio::task::block_in_place(|| gate.server().wait()), Drained::Whole);
 }
 
@@ -104,4 +105,24 @@ async fn a_call_does_not_outlive_its_certificate_though_its_connection_drains() 
     let reply = call.reply().await;
     assert_eq!(reply.code(), Some(7), "{reply:?}");
     assert!(reply.message().contains("has expired"), "{}", reply.message());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_told_and_a_watch_holds_up_no_drain() {
+    const NOT_SERVING: &[u8] = b"\0\0\0\0\x02\x08\x02";
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let (mut watcher, mut checker) = (gate.client("reader").await, gate.client("reader").await);
+    let mut watch = watcher.open(Method::HealthWatch);
+    watch.send(grpc::frame(b"")).await;
+    let (_, mut body) = watch.head().await;
+    within("the first status", body.data()).await.unwrap().unwrap();
+    checker.tap.ignore_go_away();
+    gate.server().drain();
+    let mut reply = Reply::default();
+    within("the watch ends", rest(body, &mut reply)).await.unwrap();
+    assert_eq!((reply.code(), &reply.body[..]), (Some(0), NOT_SERVING));
+    let reply = checker.call(Method::HealthCheck, grpc::frame(b"")).await;
+    assert_eq!((reply.code(), &reply.body[..]), (Some(0), NOT_SERVING));
+    assert_eq!(tokio::task::block_in_place(|| gate.server().wait()), Drained::Whole);
 }
