@@ -193,11 +193,13 @@ pub fn encode_message(text: &str) -> String {
     const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
     const LONGEST: usize = 2048;
     let mut encoded = String::new();
-    for part in utf8_percent_encode(text, ENCODED) {
-        if encoded.len() + part.len() > LONGEST {
+    for letter in text.chars() {
+        let whole = encoded.len();
+        encoded.extend(utf8_percent_encode(letter.encode_utf8(&mut [0; 4]), ENCODED));
+        if encoded.len() > LONGEST {
+            encoded.truncate(whole);
             break;
         }
-        encoded.push_str(part);
     }
     encoded
 }
@@ -276,7 +278,9 @@ mod tests {
     #[test]
     fn texts_are_encoded_and_bounded() {
         assert_eq!(encode_message("100 % größer\n"), "100 %25 gr%C3%B6%C3%9Fer%0A");
-        assert!(encode_message(&"ü".repeat(5000)).len() <= 2048);
+        // Cut between characters, of which this one has six bytes when encoded.
+        assert_eq!(encode_message(&"ü".repeat(5000)).len(), 2046);
+        assert_eq!(encode_message(&"x".repeat(5000)).len(), 2048);
         let rejection = Rejection::unknown_method(&format!("/\n{}", "x".repeat(9000)));
         assert!(rejection.grpc_message("1").len() < 400);
     }
