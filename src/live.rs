@@ -39,7 +39,7 @@ pub struct Live {
 pub struct Shared {
     path: PathBuf,
     threads: usize,
-    control: Handle,
+    store_runtime: Handle,
     live: ArcSwap<Live>,
     reloading: Mutex<()>,
     /// Counts configurations; connections look at their callers again when it changes.
@@ -101,7 +101,7 @@ impl Live {
         before: &[Arc<Backend>],
         threads: usize,
         metrics: &Arc<Metrics>,
-        control: &Handle,
+        store_runtime: &Handle,
     ) -> Result<Live, ReloadError> {
         let audit = snapshot
             .audit
@@ -113,7 +113,9 @@ impl Live {
             let kept = before.iter().find(|backend| backend.fingerprint() == plan.fingerprint);
             backends.push(match kept {
                 Some(backend) => Arc::clone(backend),
-                None => Arc::new(Backend::open(plan.clone(), threads, Arc::clone(metrics), control.clone()).await?),
+                None => {
+                    Arc::new(Backend::open(plan.clone(), threads, Arc::clone(metrics), store_runtime.clone()).await?)
+                }
             });
         }
         metrics.not_after.reset();
@@ -158,15 +160,15 @@ impl Shared {
         snapshot: Snapshot,
         threads: usize,
         metrics: Arc<Metrics>,
-        control: Handle,
+        store_runtime: Handle,
     ) -> Result<Shared, ReloadError> {
         let room = descriptors::room(&snapshot, threads);
         let census = Census::new(&snapshot.limits, room, Arc::clone(&metrics));
-        let live = Live::open(snapshot, &[], threads, &metrics, &control).await?;
+        let live = Live::open(snapshot, &[], threads, &metrics, &store_runtime).await?;
         let shared = Shared {
             path,
             threads,
-            control,
+            store_runtime,
             live: ArcSwap::from_pointee(live),
             reloading: Mutex::default(),
             generation: watch::Sender::new(1),
@@ -205,7 +207,14 @@ impl Shared {
         let snapshot = Snapshot::compile(&config::load(&self.path)?)?;
         let before = self.live();
         warn_of_restart(&before.snapshot, &snapshot);
-        let live = Live::open(snapshot, &before.backends, self.threads, &self.metrics, &self.control).await?;
+        let live = Live::open(
+            snapshot,
+            &before.backends,
+            self.threads,
+            &self.metrics,
+            &self.store_runtime,
+        )
+        .await?;
         self.live.store(Arc::new(live));
         self.generation.send_modify(|generation| *generation += 1);
         self.note_success();

@@ -31,6 +31,8 @@ pub struct Gate {
     admin_address: Option<SocketAddr>,
     // After the workers, since its tasks have doors to them as well.
     control: Runtime,
+    // The embedded store has threads of its own: what it hashes and decodes must not hold up who accepts connections.
+    _store: Runtime,
     // Last: the threads end when the last door is gone.
     _ends: Ends,
 }
@@ -88,18 +90,14 @@ impl Gate {
     /// See [`StartError`].
     pub fn serve(path: &Path, snapshot: Snapshot) -> Result<Gate, StartError> {
         descriptors::raise();
-        let control = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("casgate-control")
-            .enable_all()
-            .build()
-            .map_err(StartError::Threads)?;
+        let control = runtime("casgate-control")?;
+        let store = runtime("casgate-store")?;
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let threads = snapshot.threads.unwrap_or(cores);
         let metrics = Arc::new(Metrics::new()?);
         let listeners: Vec<ListenerId> = snapshot.listeners.iter().map(|listener| listener.id).collect();
         let admin = snapshot.admin;
-        let handle = control.handle().clone();
+        let handle = store.handle().clone();
         let shared = control.block_on(Shared::start(path.to_owned(), snapshot, threads, metrics, handle))?;
         let shared = Arc::new(shared);
         let in_runtime = control.enter();
@@ -130,6 +128,7 @@ impl Gate {
             listen_addresses,
             admin_address,
             control,
+            _store: store,
             _ends: ends,
         })
     }
@@ -203,6 +202,15 @@ impl Gate {
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
+}
+
+fn runtime(name: &str) -> Result<Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(StartError::Threads)
 }
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {

@@ -85,7 +85,7 @@ impl Client {
 
 impl Backend {
     /// Prepares a backend for so many threads. Connections are made when calls need them; the embedded store is opened
-    /// here, and served on the runtime of `control`.
+    /// here, and served on the runtime of `serve_on`.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -93,7 +93,7 @@ impl Backend {
         plan: BackendPlan,
         threads: usize,
         metrics: Arc<Metrics>,
-        control: Handle,
+        serve_on: Handle,
     ) -> Result<Backend, OpenError> {
         let name = plan.name.to_string();
         let store = match &plan.target {
@@ -106,7 +106,7 @@ impl Backend {
         let authority = plan.target.authority();
         let authority =
             Authority::try_from(authority.as_str()).map_err(|_| OpenError::Authority { name, authority })?;
-        let dialer = Arc::new(Dialer::new(plan.target.clone(), store, control));
+        let dialer = Arc::new(Dialer::new(plan.target.clone(), store, serve_on));
         let pools = (0..threads)
             .map(|_| Pool::new(&plan, Arc::clone(&dialer), &metrics))
             .collect();

@@ -50,13 +50,17 @@ pub(super) struct Dialed {
 pub(super) struct Dialer {
     target: Target,
     store: Option<Store>,
-    control: Handle,
+    serve_on: Handle,
 }
 
 impl Dialer {
-    /// `store` is there when the target is the embedded one; it is served on the runtime of `control`.
-    pub(super) fn new(target: Target, store: Option<Store>, control: Handle) -> Dialer {
-        Dialer { target, store, control }
+    /// `store` is there when the target is the embedded one; it is served on the runtime of `serve_on`.
+    pub(super) fn new(target: Target, store: Option<Store>, serve_on: Handle) -> Dialer {
+        Dialer {
+            target,
+            store,
+            serve_on,
+        }
     }
 
     /// Connects.
@@ -89,7 +93,7 @@ impl Dialer {
                     .clone()
                     .ok_or_else(|| io::Error::other("the store is not open"))?;
                 let (near, far) = tokio::io::duplex(STORE_PIPE);
-                self.control.spawn(store.serve(far));
+                self.serve_on.spawn(store.serve(far));
                 handshake(near).await
             }
         }

@@ -189,11 +189,14 @@ async fn late_answers_to_cancelled_calls_do_not_end_the_connection() {
     const CANCELLED: usize = 600;
     const ROUNDS: usize = 2;
     let backend = Backend::raw(|mut raw: Raw| async move {
-        let (mut reset, mut last) = (Vec::new(), None);
+        let (mut opened, mut reset, mut last) = (0, Vec::new(), None);
         while let Some(frame) = raw.next().await {
             match frame.kind {
                 frames::RST_STREAM => reset.push(frame.stream),
-                frames::HEADERS if !reset.is_empty() => last = Some(frame.stream),
+                frames::HEADERS => {
+                    opened += 1;
+                    last = (opened % (CANCELLED + 1) == 0).then_some(frame.stream);
+                }
                 _ => {}
             }
             if reset.len() == CANCELLED && last.is_some() {
