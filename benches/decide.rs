@@ -4,9 +4,10 @@ use std::hint::black_box;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 use bazel_remote_apis::google::bytestream::WriteRequest;
-use casgate::policy::identity::{Certificate, CertificatePattern, Identity, Pattern};
+use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
 use casgate::policy::method::{Method, ResourceKind};
+use casgate::policy::pattern::{CertificatePattern, Pattern};
 use casgate::policy::rights::{Right, Rights};
 use casgate::policy::{Policy, Rule, Scope, Uris, resource};
 use casgate::proxy::headers;
@@ -21,10 +22,10 @@ const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852
 fn policy(rules: usize) -> Policy {
     let rule = |number: usize| Rule {
         name: format!("rule {number}").into(),
-        pattern: Pattern::Certificate(CertificatePattern {
+        pattern: Pattern::Certificate(Box::new(CertificatePattern {
             common_name: Some(format!("client {number}")),
             ..CertificatePattern::default()
-        }),
+        })),
         allow: Rights::of(Right::Pull),
         instances: InstancePattern::parse(&format!("team-{number}/**"))
             .ok()
@@ -44,7 +45,7 @@ fn decision(c: &mut Criterion) {
     for rules in [10, 10_000, 100_000] {
         let policy = policy(rules);
         let identity = caller(rules - 1);
-        let standing = policy.standing(&identity);
+        let standing = policy.standing(&identity, &[]);
         let name = format!("team-{}/main", rules - 1);
         let path = Method::FindMissingBlobs.path();
         c.bench_function(&format!("decide a call, {rules} rules"), |b| {
@@ -56,7 +57,7 @@ fn decision(c: &mut Criterion) {
             });
         });
         c.bench_function(&format!("match an identity (once a connection), {rules} rules"), |b| {
-            b.iter(|| policy.standing(black_box(&identity)));
+            b.iter(|| policy.standing(black_box(&identity), &[]));
         });
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
-use file::{ClientCa, File, Key, Listen, Tables};
+use file::{File, Key, Listen, Tables};
 pub use problem::{Problem, Problems};
 
 /// A configuration as it lies on the disk.
@@ -92,8 +92,8 @@ impl Loaded {
         for listen in self.listeners() {
             if let Key::Good(entries) = &listen.client_ca {
                 for entry in entries {
-                    if let Key::Good(ClientCa::File(file) | ClientCa::Entry { file, .. }) = entry {
-                        names.push(file.clone());
+                    if let Key::Good(entry) = entry {
+                        names.extend(entry.file().map(str::to_owned));
                     }
                 }
             }
@@ -104,7 +104,8 @@ impl Loaded {
         names
     }
 
-    fn listeners(&self) -> impl Iterator<Item = &Listen> {
+    /// The tables of listeners that could be read.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listen> {
         let tables = match &self.file.listen {
             Key::Good(Tables::One(table)) => std::slice::from_ref(&**table),
             Key::Good(Tables::Many(tables)) => tables,

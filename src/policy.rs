@@ -6,14 +6,17 @@
 pub mod identity;
 pub mod instance;
 pub mod method;
+pub mod pattern;
 pub mod resource;
 pub mod rights;
+pub mod spiffe;
 
 use std::sync::Arc;
 
-use identity::{Identity, Pattern};
+use identity::Identity;
 use instance::{InstanceName, InstancePattern};
 use method::Method;
+use pattern::{Fit, Issuers, Pattern};
 use rights::{Right, Rights};
 
 /// One rule of the configuration.
@@ -158,14 +161,14 @@ impl Policy {
         &self.rules
     }
 
-    /// Which rules match a caller.
-    pub fn standing(&self, identity: &Identity) -> Standing {
+    /// Which rules match a caller for whom these entries of `client-ca` vouch.
+    pub fn standing(&self, identity: &Identity, issuers: &Issuers) -> Standing {
         let mut standing = Standing {
             rules: Vec::new(),
             ever: Rights::NONE,
         };
         for (index, rule) in (0u32..).zip(&self.rules) {
-            if rule.pattern.matches(identity) {
+            if rule.pattern.fit(identity, issuers) == Fit::Equal {
                 standing.rules.push(RuleId(index));
                 standing.ever = standing.ever.union(rule.allow);
             }
@@ -297,7 +300,7 @@ mod tests {
     #[test]
     fn an_empty_policy_denies_every_method() {
         let policy = Policy::default();
-        let standing = policy.standing(&Identity::Anonymous);
+        let standing = policy.standing(&Identity::Anonymous, &[]);
         for method in Method::ALL {
             assert!(
                 policy.decide(&standing, *method, at(""), Uris::default()).is_err(),
@@ -312,7 +315,7 @@ mod tests {
             rule(Pattern::Anonymous, Rights::PUSH, Some(&["team-a"])),
             rule(Pattern::Anonymous, Rights::of(Right::Pull), None),
         ]);
-        let standing = policy.standing(&Identity::Anonymous);
+        let standing = policy.standing(&Identity::Anonymous, &[]);
         let decide = |method, scope| policy.decide(&standing, method, scope, Uris::default());
         assert!(decide(Method::Write, at("team-a")).is_ok());
         assert!(decide(Method::Read, at("team-b")).is_ok());
@@ -331,7 +334,7 @@ mod tests {
     #[test]
     fn a_right_for_some_instances_does_not_reach_names_that_only_the_server_reads() {
         let limited = Policy::new(vec![rule(Pattern::Anonymous, Rights::ALL, Some(&["a"]))]);
-        let standing = limited.standing(&Identity::Anonymous);
+        let standing = limited.standing(&Identity::Anonymous, &[]);
         assert_eq!(
             limited
                 .decide(&standing, Method::WaitExecution, Scope::Unknown, Uris::default())
@@ -344,7 +347,7 @@ mod tests {
     #[test]
     fn uris_that_lead_out_need_a_right_of_their_own() {
         let reader = Policy::new(vec![rule(Pattern::Anonymous, Rights::of(Right::Pull), None)]);
-        let standing = reader.standing(&Identity::Anonymous);
+        let standing = reader.standing(&Identity::Anonymous, &[]);
         let ask = |remote, local| {
             reader
                 .decide(
@@ -369,7 +372,7 @@ mod tests {
     #[test]
     fn any_means_a_certificate_and_not_its_absence() {
         let policy = Policy::new(vec![rule(Pattern::Any, Rights::ALL, None)]);
-        let standing = policy.standing(&Identity::Anonymous);
+        let standing = policy.standing(&Identity::Anonymous, &[]);
         assert_eq!(
             standing.may_ever(Rights::ALL).map_err(|denial| denial.because),
             Err(Because::NoRule)

@@ -84,7 +84,7 @@ impl Snapshot {
                 "audit",
             ],
         );
-        let policy = rules::compile(&file.rules, &mut report);
+        let policy = rules::compile(&file.rules, &listen::authority_names(loaded), &mut report);
         let listeners = listen::compile(loaded, &policy, &mut report);
         let (backends, routes) = backends::compile(loaded, &mut report);
         let admin = report.value(&file.admin, "admin").and_then(|admin| {

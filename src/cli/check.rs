@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::config;
-use crate::policy::identity::{CertificatePattern, Identity, Pattern, hex};
+use crate::policy::identity::Identity;
 use crate::policy::method::Service;
+use crate::policy::pattern::Pattern;
 use crate::policy::rights::{Right, Rights};
 use crate::policy::{Policy, Rule};
 use crate::snapshot::Snapshot;
@@ -80,7 +81,7 @@ pub fn describe(snapshot: &Snapshot) -> String {
             text,
             "rule \"{}\": {} may {} on {instances}",
             rule.name,
-            pattern(&rule.pattern),
+            rule.pattern,
             if rule.allow.is_empty() {
                 "do nothing".to_owned()
             } else {
@@ -125,8 +126,24 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
             warnings.extend(verifier.warnings().iter().cloned());
         }
     }
+    let issuers = snapshot.listeners.iter().map(|listener| match &listener.security {
+        Security::Tls { verifier, .. } => verifier.issuers(),
+        Security::Clear => 0,
+    });
+    let issuers = issuers.max().unwrap_or_default();
+    for rule in snapshot.policy.rules() {
+        if let Pattern::Certificate(pattern) = &rule.pattern
+            && pattern.trusts_every_authority()
+            && issuers > 1
+        {
+            warnings.push(format!(
+                "rule \"{}\" does not say which of {issuers} authorities it trusts: each could issue a certificate that it matches; name them in client-ca, and add `issued-by`",
+                rule.name
+            ));
+        }
+    }
     if snapshot.listeners.iter().any(|listener| listener.scheme() == "http") {
-        let anonymous = snapshot.policy.standing(&Identity::Anonymous).ever();
+        let anonymous = snapshot.policy.standing(&Identity::Anonymous, &[]).ever();
         if anonymous != Rights::NONE && anonymous != Rights::of(Right::Pull) {
             warnings.push(format!(
                 "a listener has `tls = false`, and callers without a certificate may {anonymous}: everybody on its network may"
@@ -145,32 +162,4 @@ fn elsewhere_has(policy: &Policy, rule: &Rule, right: Right) -> bool {
         .rules()
         .iter()
         .any(|other| other.pattern == rule.pattern && other.allow.contains(right))
-}
-
-fn pattern(pattern: &Pattern) -> String {
-    match pattern {
-        Pattern::Any => "every certificate".to_owned(),
-        Pattern::Anonymous => "callers without a certificate".to_owned(),
-        Pattern::Certificate(CertificatePattern {
-            common_name,
-            organization,
-            uri,
-            dns,
-            sha256,
-        }) => {
-            let fingerprint = sha256.map(|bytes| hex(&bytes));
-            let parts = [
-                ("common-name", common_name),
-                ("organization", organization),
-                ("uri", uri),
-                ("dns", dns),
-                ("sha256", &fingerprint),
-            ];
-            let parts: Vec<_> = parts
-                .into_iter()
-                .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} \"{value}\"")))
-                .collect();
-            format!("certificates with {}", parts.join(" and "))
-        }
-    }
 }

@@ -116,7 +116,8 @@ pub struct Listen {
     /// `key = "server.key"`: PEM file with its key (PKCS#8, SEC1 or PKCS#1).
     pub key: Key<String>,
     /// `client-ca = ["client-ca.crt"]`: PEM files with CA certificates, and with self-signed client certificates that
-    /// are trusted themselves. An entry may be a table that says which: `{ file = "x.crt", role = "authority" }`.
+    /// are trusted themselves. An entry may be a table that says which, and how rules call it:
+    /// `{ name = "ci", file = "ci-ca.crt", role = "authority" }`.
     pub client_ca: Key<Vec<Key<ClientCa>>>,
     /// `client-crl = []`: PEM files with revocation lists.
     pub client_crl: Key<Vec<String>>,
@@ -132,18 +133,55 @@ pub struct Listen {
 }
 
 /// An entry of `listen.client-ca`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ClientCa {
     /// Only the file: what its certificates are for is seen from them.
     File(String),
-    /// The file and what its certificates are for.
-    Entry {
-        /// The PEM file.
-        file: String,
-        /// What its certificates are for.
-        role: Role,
-    },
+    /// The file, and more.
+    Table(Box<ClientCaTable>),
+}
+
+/// A table in `listen.client-ca`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct ClientCaTable {
+    /// `file = "ci-ca.crt"`: the PEM file.
+    pub file: Key<String>,
+    /// `role = "authority" | "client"`: what its certificates are for; seen from them where it is not said.
+    pub role: Key<Role>,
+    /// `name = "ci"`: what `issued-by` of rules calls its certificates; several entries may share a name.
+    pub name: Key<String>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+impl ClientCa {
+    /// The PEM file.
+    pub fn file(&self) -> Option<&str> {
+        match self {
+            ClientCa::File(file) => Some(file),
+            ClientCa::Table(table) => match &table.file {
+                Key::Good(file) => Some(file),
+                Key::Absent | Key::Bad(_) => None,
+            },
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ClientCa {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ClientCa, D::Error> {
+        use serde::de::Error;
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(file) => Ok(ClientCa::File(file)),
+            table @ toml::Value::Table(_) => ClientCaTable::deserialize(table)
+                .map(|table| ClientCa::Table(Box::new(table)))
+                .map_err(D::Error::custom),
+            other => Err(D::Error::custom(format!(
+                "`{other}` is neither a file nor a table such as {{ name = \"ci\", file = \"ci-ca.crt\" }}"
+            ))),
+        }
+    }
 }
 
 /// What a certificate of `client-ca` is for.
@@ -249,12 +287,23 @@ pub struct CertificatePattern {
     pub common_name: Key<String>,
     /// The one organizationName of the subject.
     pub organization: Key<String>,
-    /// A URI among the subject alternative names.
+    /// The one organizationalUnitName of the subject.
+    pub organizational_unit: Key<String>,
+    /// A URI among the subject alternative names; in the path of a SPIFFE ID, `*` is one component and `**` at the end
+    /// all the rest.
     pub uri: Key<String>,
     /// A DNS name among the subject alternative names.
     pub dns: Key<String>,
+    /// A mail address among the subject alternative names.
+    pub email: Key<String>,
+    /// The serial number in hexadecimal digits, with or without colons (`openssl x509 -serial`).
+    pub serial: Key<String>,
     /// SHA-256 of the certificate, 64 hexadecimal digits, with or without colons (`openssl x509 -fingerprint -sha256`).
     pub sha256: Key<String>,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo), which a renewal for the same key keeps.
+    pub spki_sha256: Key<String>,
+    /// The name of an entry of `client-ca` that must vouch for it.
+    pub issued_by: Key<String>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

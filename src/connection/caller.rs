@@ -121,27 +121,34 @@ impl Caller {
 
 impl View {
     fn new(live: Arc<Live>, peer: &Peer) -> View {
+        // Who vouches for a certificate belongs to the configuration: a reload may name authorities otherwise.
+        let (issuers, withdrawn) = match verify(&live, peer) {
+            Ok(issuers) => (issuers, None),
+            Err(reason) => (Vec::new(), Some(reason)),
+        };
         View {
-            standing: live.snapshot.policy.standing(&peer.identity),
-            withdrawn: withdrawn(&live, peer),
+            standing: live.snapshot.policy.standing(&peer.identity, &issuers),
+            withdrawn,
             live,
         }
     }
 }
 
+/// The names of the authorities that vouch for the peer.
+///
+/// # Errors
 /// Why a configuration does not accept the peer, though an earlier one did.
-fn withdrawn(live: &Live, peer: &Peer) -> Option<String> {
+fn verify(live: &Live, peer: &Peer) -> Result<Vec<Arc<str>>, String> {
     let listener = live.snapshot.listener(peer.listener);
     match (listener.map(|listener| &listener.security), peer.chain.split_first()) {
-        (None, _) => Some("its listener is not in the configuration any more".to_owned()),
-        (Some(Security::Tls { verifier, .. }), Some((leaf, intermediates))) => {
-            let verified = verifier.verify(leaf, intermediates, UnixTime::now());
-            verified.err().map(|error| verifier::reason(&error))
+        (None, _) => Err("its listener is not in the configuration any more".to_owned()),
+        (Some(Security::Tls { verifier, .. }), Some((leaf, intermediates))) => verifier
+            .verify(leaf, intermediates, UnixTime::now())
+            .map_err(|error| verifier::reason(&error)),
+        (Some(Security::Tls { verifier, .. }), None) if verifier.is_mandatory() => {
+            Err("a client certificate is required now".to_owned())
         }
-        (Some(Security::Tls { verifier, .. }), None) => verifier
-            .is_mandatory()
-            .then(|| "a client certificate is required now".to_owned()),
-        (Some(Security::Clear), None) => None,
-        (Some(Security::Clear), Some(_)) => Some("its listener takes no certificates any more".to_owned()),
+        (Some(Security::Tls { .. } | Security::Clear), None) => Ok(Vec::new()),
+        (Some(Security::Clear), Some(_)) => Err("its listener takes no certificates any more".to_owned()),
     }
 }

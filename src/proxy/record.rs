@@ -10,9 +10,10 @@ use super::subject::Subject;
 use crate::audit::{Holder, Line, Place};
 use crate::connection::Caller;
 use crate::live::Live;
-use crate::policy::identity::{Identity, hex, printable};
+use crate::policy::identity::{Identity, printable};
 use crate::policy::instance::InstanceName;
 use crate::policy::method::Method;
+use crate::policy::pattern::hex;
 use crate::policy::{Permit, RuleId};
 use crate::status::{Code, Rejection};
 
@@ -177,7 +178,7 @@ impl Record {
                 subject: certificate.subject.clone(),
                 issuer: certificate.issuer.clone(),
                 serial: certificate.serial.clone(),
-                sha256: hex(&certificate.sha256),
+                sha256: hex(certificate.sha256),
                 uris: certificate.uris.clone(),
                 dns: certificate.dns.clone(),
             }),

@@ -1,5 +1,6 @@
 //! `[listen]` and `[[listen]]`: addresses and TLS.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,10 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use crate::config::Loaded;
-use crate::config::file::{self, ClientCa, ClientCertificate, Key, Tables};
+use crate::config::file::{self, ClientCa, ClientCaTable, ClientCertificate, Key, Role, Tables};
 use crate::policy::Policy;
-use crate::policy::identity::{Identity, Pattern};
+use crate::policy::identity::Identity;
+use crate::policy::pattern::{CertificatePattern, Fit, Pattern};
 use crate::tls::verifier::{ClientVerifier, Trusted};
 use crate::tls::{self, identity, pem};
 
@@ -179,16 +181,7 @@ fn tls(
     let trusted = trusted(loaded, table, &key("client-ca"), mode, expiries, report);
     let crls = revocation_lists(loaded, table, &key("client-crl"), report);
 
-    // A rule about one certificate, not about all of them.
-    let is_named = |der: &CertificateDer<'_>| {
-        identity::read(der).is_ok_and(|certificate| {
-            let identity = Identity::Certificate(Box::new(certificate));
-            policy
-                .rules()
-                .iter()
-                .any(|rule| matches!(rule.pattern, Pattern::Certificate(_)) && rule.pattern.matches(&identity))
-        })
-    };
+    let is_named = |trusted: &Trusted| is_named(policy, trusted);
     let verifier = ClientVerifier::new(&trusted?, &crls?, mode == ClientCertificate::Required, &is_named);
     let verifier = Arc::new(report.ok(verifier, &key("client-ca"))?);
     let config = tls::server_config(chain?, private?, Arc::clone(&verifier))
@@ -196,6 +189,24 @@ fn tls(
     Some(Security::Tls {
         config: report.ok(config, &key("certificate"))?,
         verifier,
+    })
+}
+
+/// Whether a rule is about this very certificate, not about all of them or all of an authority.
+fn is_named(policy: &Policy, trusted: &Trusted) -> bool {
+    let Ok(certificate) = identity::read(&trusted.der) else {
+        return false;
+    };
+    let issuers: Vec<_> = trusted.name.iter().cloned().collect();
+    policy.rules().iter().any(|rule| match &rule.pattern {
+        Pattern::Certificate(pattern) => {
+            let of_an_authority = CertificatePattern {
+                issued_by: pattern.issued_by.clone(),
+                ..CertificatePattern::default()
+            };
+            **pattern != of_an_authority && pattern.fit(&certificate, &issuers) == Fit::Equal
+        }
+        Pattern::Any | Pattern::Anonymous => false,
     })
 }
 
@@ -243,13 +254,10 @@ fn trusted(
     let mut complete = true;
     for (index, entry) in entries.iter().enumerate() {
         let at = format!("{name}[{index}]");
-        let (file, role) = match report.value(entry, &at) {
-            Some(ClientCa::File(file)) => (file, None),
-            Some(ClientCa::Entry { file, role }) => (file, Some(*role)),
-            None => {
-                complete = false;
-                continue;
-            }
+        let Some(Entry { file, role, name }) = report.value(entry, &at).and_then(|entry| entry_of(entry, &at, report))
+        else {
+            complete = false;
+            continue;
         };
         let certificates = loaded
             .content(file)
@@ -258,13 +266,70 @@ fn trusted(
             Some(certificates) => {
                 for der in certificates {
                     note_expiry("client-ca", &der, expiries);
-                    trusted.push(Trusted { der, role });
+                    trusted.push(Trusted {
+                        der,
+                        role,
+                        name: name.clone(),
+                    });
                 }
             }
             None => complete = false,
         }
     }
     complete.then_some(trusted)
+}
+
+/// An entry of `client-ca`.
+struct Entry<'a> {
+    file: &'a str,
+    role: Option<Role>,
+    name: Option<Arc<str>>,
+}
+
+fn entry_of<'a>(entry: &'a ClientCa, at: &str, report: &mut Report) -> Option<Entry<'a>> {
+    let table: &ClientCaTable = match entry {
+        ClientCa::File(file) => {
+            return Some(Entry {
+                file,
+                role: None,
+                name: None,
+            });
+        }
+        ClientCa::Table(table) => table,
+    };
+    report.unknown(&table.unknown, &format!("{at}."), &["file", "role", "name"]);
+    let file = report.required(&table.file, &format!("{at}.file"), "a PEM file")?;
+    let role = report.value(&table.role, &format!("{at}.role")).copied();
+    let name = report.value(&table.name, &format!("{at}.name"));
+    if name.is_some_and(String::is_empty) {
+        report.add(format!("{at}.name"), "is empty");
+    }
+    if matches!(table.role, Key::Bad(_)) || matches!(table.name, Key::Bad(_)) {
+        return None;
+    }
+    Some(Entry {
+        file,
+        role,
+        name: name.map(|name| name.as_str().into()),
+    })
+}
+
+/// The names of the authorities of all listeners.
+pub fn authority_names(loaded: &Loaded) -> BTreeSet<&str> {
+    let entries = loaded.listeners().filter_map(|listen| match &listen.client_ca {
+        Key::Good(entries) => Some(entries),
+        Key::Absent | Key::Bad(_) => None,
+    });
+    entries
+        .flatten()
+        .filter_map(|entry| match entry {
+            Key::Good(ClientCa::Table(table)) => match &table.name {
+                Key::Good(name) => Some(name.as_str()),
+                Key::Absent | Key::Bad(_) => None,
+            },
+            _ => None,
+        })
+        .collect()
 }
 
 fn revocation_lists(

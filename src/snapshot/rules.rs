@@ -1,20 +1,23 @@
 //! `[[rules]]` to a policy.
 
+use std::collections::BTreeSet;
+
 use crate::config::file::{self, Key};
-use crate::policy::identity::{CertificatePattern, Pattern};
 use crate::policy::instance::InstancePattern;
+use crate::policy::pattern::{CertificatePattern, Part, Pattern, Serial};
 use crate::policy::rights::{Right, Rights};
+use crate::policy::spiffe::UriPattern;
 use crate::policy::{Policy, Rule};
 
 use super::report::Report;
 
 /// Compiles the rules.
-pub(super) fn compile(rules: &Key<Vec<Key<file::Rule>>>, report: &mut Report) -> Policy {
+pub(super) fn compile(rules: &Key<Vec<Key<file::Rule>>>, authorities: &BTreeSet<&str>, report: &mut Report) -> Policy {
     let mut compiled: Vec<Rule> = Vec::new();
     for (index, rule) in report.value(rules, "rules").into_iter().flatten().enumerate() {
         let at = format!("rules[{index}]");
         let Some(rule) = report.value(rule, &at) else { continue };
-        if let Some(rule) = compile_one(rule, &at, report) {
+        if let Some(rule) = compile_one(rule, &at, authorities, report) {
             if compiled.iter().any(|other| other.name == rule.name) {
                 report.add(
                     format!("{at}.name"),
@@ -27,7 +30,7 @@ pub(super) fn compile(rules: &Key<Vec<Key<file::Rule>>>, report: &mut Report) ->
     Policy::new(compiled)
 }
 
-fn compile_one(rule: &file::Rule, at: &str, report: &mut Report) -> Option<Rule> {
+fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report: &mut Report) -> Option<Rule> {
     report.unknown(
         &rule.unknown,
         &format!("{at}."),
@@ -42,7 +45,7 @@ fn compile_one(rule: &file::Rule, at: &str, report: &mut Report) -> Option<Rule>
         &format!("{at}.certificate"),
         "\"any\", \"anonymous\" or a table such as { common-name = \"ci\" }",
     );
-    let pattern = certificate.and_then(|value| pattern(value, &format!("{at}.certificate"), report));
+    let pattern = certificate.and_then(|value| pattern(value, &format!("{at}.certificate"), authorities, report));
     let allow = report.required(
         &rule.allow,
         &format!("{at}.allow"),
@@ -85,7 +88,7 @@ fn rights(names: &[String], key: &str, report: &mut Report) -> Rights {
     rights
 }
 
-fn pattern(value: &toml::Value, key: &str, report: &mut Report) -> Option<Pattern> {
+fn pattern(value: &toml::Value, key: &str, authorities: &BTreeSet<&str>, report: &mut Report) -> Option<Pattern> {
     const FORMS: &str = "\"any\", \"anonymous\" or a table such as { common-name = \"ci\" }";
     let table = match value {
         toml::Value::String(text) if text == "any" => return Some(Pattern::Any),
@@ -97,43 +100,91 @@ fn pattern(value: &toml::Value, key: &str, report: &mut Report) -> Option<Patter
         }
     };
     let table: file::CertificatePattern = report.ok(table.try_into().map_err(|error: toml::de::Error| error), key)?;
-    report.unknown(
-        &table.unknown,
-        &format!("{key}."),
-        &["common-name", "organization", "uri", "dns", "sha256"],
-    );
-    let mut text = |value: &Key<String>, name: &str| {
-        let key = format!("{key}.{name}");
-        let text = report.value(value, &key).cloned();
-        if text.as_deref() == Some("") {
-            report.add(key, "is empty, and an empty name is no identity");
-        }
-        text
+    report.unknown(&table.unknown, &format!("{key}."), &Part::ALL.map(Part::name));
+    let before = report.problems.len();
+    let pattern = CertificatePattern {
+        common_name: text(&table.common_name, key, Part::CommonName, report),
+        organization: text(&table.organization, key, Part::Organization, report),
+        organizational_unit: text(&table.organizational_unit, key, Part::OrganizationalUnit, report),
+        uri: text(&table.uri, key, Part::Uri, report).and_then(|text| {
+            let pattern = UriPattern::parse(&text).map_err(|error| format!("`{text}`: {error}"));
+            report.ok(pattern, &format!("{key}.uri"))
+        }),
+        dns: text(&table.dns, key, Part::Dns, report),
+        email: text(&table.email, key, Part::Email, report),
+        serial: text(&table.serial, key, Part::Serial, report).and_then(|text| {
+            let serial = Serial::parse(&text).ok_or_else(|| {
+                format!("`{text}` is no serial number: hexadecimal digits, as `openssl x509 -noout -serial -in FILE` prints them")
+            });
+            report.ok(serial, &format!("{key}.serial"))
+        }),
+        sha256: fingerprint(
+            &table.sha256,
+            key,
+            Part::Sha256,
+            "64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256 -in FILE` prints them",
+            report,
+        ),
+        spki_sha256: fingerprint(
+            &table.spki_sha256,
+            key,
+            Part::SpkiSha256,
+            "64 hexadecimal digits, as `casgate explain` prints them",
+            report,
+        ),
+        issued_by: text(&table.issued_by, key, Part::IssuedBy, report).map(Into::into),
     };
-    let mut pattern = CertificatePattern {
-        common_name: text(&table.common_name, "common-name"),
-        organization: text(&table.organization, "organization"),
-        uri: text(&table.uri, "uri"),
-        dns: text(&table.dns, "dns"),
-        sha256: None,
-    };
-    let fingerprint = text(&table.sha256, "sha256");
-    if let Some(fingerprint) = fingerprint {
-        pattern.sha256 = parse_fingerprint(&fingerprint);
-        if pattern.sha256.is_none() {
-            report.add_with_hint(
-                format!("{key}.sha256"),
-                format!("`{fingerprint}` is no SHA-256 fingerprint"),
-                "64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256 -in FILE` prints them",
-            );
-            return None;
-        }
+    if let Some(email) = &pattern.email
+        && !email.contains('@')
+    {
+        report.add(format!("{key}.email"), format!("`{email}` is no mail address"));
+    }
+    if let Some(name) = &pattern.issued_by
+        && !authorities.contains(&**name)
+    {
+        let known: Vec<_> = authorities.iter().copied().collect();
+        report.add_with_hint(
+            format!("{key}.issued-by"),
+            format!("no entry of `listen.client-ca` has the name `{name}`"),
+            if known.is_empty() {
+                "give it one: client-ca = [{ name = \"ci\", file = \"ci-ca.crt\" }]".to_owned()
+            } else {
+                format!("names: {}", known.join(", "))
+            },
+        );
+    }
+    // A part that could not be read must not leave a pattern that is wider than what was written.
+    if report.problems.len() > before {
+        return None;
     }
     if pattern.is_empty() {
         report.add_with_hint(key, "names nothing, and would match every certificate", FORMS);
         return None;
     }
-    Some(Pattern::Certificate(pattern))
+    Some(Pattern::Certificate(Box::new(pattern)))
+}
+
+fn text(value: &Key<String>, key: &str, part: Part, report: &mut Report) -> Option<String> {
+    let key = format!("{key}.{}", part.name());
+    let text = report.value(value, &key).cloned();
+    if text.as_deref() == Some("") {
+        report.add(key, "is empty, and an empty name is no identity");
+        return None;
+    }
+    text
+}
+
+fn fingerprint(value: &Key<String>, key: &str, part: Part, hint: &str, report: &mut Report) -> Option<[u8; 32]> {
+    let text = text(value, key, part, report)?;
+    let parsed = parse_fingerprint(&text);
+    if parsed.is_none() {
+        report.add_with_hint(
+            format!("{key}.{}", part.name()),
+            format!("`{text}` is no SHA-256 fingerprint"),
+            hint,
+        );
+    }
+    parsed
 }
 
 /// 64 hexadecimal digits, with or without colons between the bytes.

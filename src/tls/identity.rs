@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::der_parser::asn1_rs::Tag;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME, Oid};
+use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME, OID_X509_ORGANIZATIONAL_UNIT, Oid};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name, X509Version};
 
@@ -43,15 +43,16 @@ pub fn parse(der: &[u8]) -> Result<X509Certificate<'_>, NotX509> {
 /// When it is no certificate, or its names can't be decoded.
 pub fn read(der: &[u8]) -> Result<Certificate, NotX509> {
     let certificate = parse(der)?;
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(digest(&SHA256, der).as_ref());
     let mut read = Certificate {
         common_names: attributes(certificate.subject(), &OID_X509_COMMON_NAME)?,
         organizations: attributes(certificate.subject(), &OID_X509_ORGANIZATION_NAME)?,
+        organizational_units: attributes(certificate.subject(), &OID_X509_ORGANIZATIONAL_UNIT)?,
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
         serial: certificate.raw_serial_as_string().replace(':', ""),
-        sha256,
+        sha256: sha256(der),
+        spki_sha256: sha256(certificate.public_key().raw),
+        not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
         ..Certificate::default()
     };
@@ -62,6 +63,9 @@ pub fn read(der: &[u8]) -> Result<Certificate, NotX509> {
             match name {
                 GeneralName::URI(uri) => read.uris.push((*uri).to_owned()),
                 GeneralName::DNSName(dns) => read.dns.push((*dns).to_owned()),
+                GeneralName::RFC822Name(email) => read.emails.push((*email).to_owned()),
+                // One left out could turn two identities into one, as with attributes.
+                GeneralName::Invalid(Tag(1 | 2 | 6), _) => return Err(NotX509),
                 _ => {}
             }
         }
@@ -86,6 +90,12 @@ pub fn usage(certificate: &X509Certificate<'_>) -> Usage {
         Some(false) => Usage::EndEntity,
         None => Usage::Either,
     }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    sum
 }
 
 /// All values of an attribute. One that can't be decoded makes the certificate unreadable: an attribute left out could

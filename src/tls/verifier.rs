@@ -4,8 +4,14 @@
 //! `client-ca`, byte for byte. The second exists because BuildStream's documentation tells users to make self-signed
 //! certificates which webpki refuses as end entities (CA:TRUE), and because X.509 v1 certificates are still around.
 //! Both ways check the validity dates, the revocation lists and the signature of the handshake.
+//!
+//! Entries of `client-ca` may have names, and rules may ask which of them vouch for a certificate. The authorities of
+//! each name are a set of roots of their own, and a chain is verified against every set: whether `ci` vouches for a
+//! certificate depends on the keys of `ci` alone, and not on the order of entries. A chain ends at the first authority
+//! of `client-ca` in it: where `dev` is an authority below `ci` and both are named, `ci` does not vouch for what `dev`
+//! issued, whatever a client shows beside its certificate.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,6 +39,14 @@ pub struct Trusted {
     pub der: CertificateDer<'static>,
     /// What the configuration says it is for, where it does.
     pub role: Option<Role>,
+    /// What rules call it, where they may.
+    pub name: Option<Arc<str>>,
+}
+
+/// The authorities that share a name, or have none.
+struct Named {
+    name: Option<Arc<str>>,
+    roots: Arc<dyn ClientCertVerifier>,
 }
 
 /// The issuer's name in DER, and the serial number without leading zeros.
@@ -42,11 +56,15 @@ type IssuerAndSerial = (Vec<u8>, Vec<u8>);
 pub struct ClientVerifier {
     provider: Arc<CryptoProvider>,
     mandatory: bool,
-    pinned: HashSet<CertificateDer<'static>>,
+    /// With the names of their entries.
+    pinned: HashMap<CertificateDer<'static>, Vec<Arc<str>>>,
     /// Subjects of certificates that are trusted themselves and look like authorities, for a better word when one of
     /// them turns out to have issued a certificate.
     held_back: Vec<Vec<u8>>,
-    authorities: Option<Arc<dyn ClientCertVerifier>>,
+    authorities: Vec<Named>,
+    /// Name and key of each of them.
+    anchors: HashSet<(Vec<u8>, Vec<u8>)>,
+    issuers: usize,
     revoked: HashSet<IssuerAndSerial>,
     warnings: Vec<String>,
 }
@@ -65,14 +83,15 @@ impl ClientVerifier {
         trusted: &[Trusted],
         crls: &[CertificateRevocationListDer<'static>],
         mandatory: bool,
-        named: &dyn Fn(&CertificateDer<'_>) -> bool,
+        named: &dyn Fn(&Trusted) -> bool,
     ) -> Result<ClientVerifier, String> {
         let is_alone = trusted
             .iter()
             .all(|entry| Some(&entry.der) == trusted.first().map(|first| &first.der));
-        let mut roots = RootCertStore::empty();
-        let mut pinned = HashSet::new();
+        let mut roots: BTreeMap<Option<Arc<str>>, RootCertStore> = BTreeMap::new();
+        let mut pinned: HashMap<_, Vec<Arc<str>>> = HashMap::new();
         let mut held_back = Vec::new();
+        let mut anchors = HashSet::new();
         let mut warnings = Vec::new();
         for entry in trusted {
             let certificate = identity::parse(&entry.der).map_err(|error| error.to_string())?;
@@ -80,7 +99,7 @@ impl ClientVerifier {
                 (Some(role), _) => role == Role::Authority,
                 (None, Usage::Authority) => true,
                 (None, Usage::EndEntity) => false,
-                (None, Usage::Either) => is_alone && !named(&entry.der),
+                (None, Usage::Either) => is_alone && !named(entry),
             };
             let is_guessed = entry.role.is_none() && identity::usage(&certificate) == Usage::Either;
             let subject = printable(&certificate.subject().to_string());
@@ -88,48 +107,58 @@ impl ClientVerifier {
                 warnings.push(format!(
                     "`{subject}` of client-ca does not say whether it is an authority or a client's own certificate, and is taken for both: write {{ file = \"..\", role = \"authority\" }}, or \"client\""
                 ));
-            } else if is_guessed && !named(&entry.der) {
+            } else if is_guessed && !named(entry) {
                 warnings.push(format!(
                     "`{subject}` of client-ca does not say whether it is an authority or a client's own certificate, and is taken for a client's own: if it issues certificates, write {{ file = \"..\", role = \"authority\" }}"
                 ));
-            } else if issues && entry.role.is_none() && named(&entry.der) {
+            } else if issues && entry.role.is_none() && named(entry) {
                 warnings.push(format!(
                     "a rule is about `{subject}` of client-ca, which may also issue certificates: if it is a client's own, write {{ file = \"..\", role = \"client\" }}"
                 ));
             }
             if issues {
+                anchors.insert(name_and_key(&certificate));
                 roots
+                    .entry(entry.name.clone())
+                    .or_insert_with(RootCertStore::empty)
                     .add(entry.der.clone())
                     .map_err(|error| format!("`{subject}` can't be used as an authority: {error}"))?;
             } else {
                 held_back.push(certificate.subject().as_raw().to_vec());
             }
             if entry.role != Some(Role::Authority) {
-                pinned.insert(entry.der.clone());
+                pinned.entry(entry.der.clone()).or_default().extend(entry.name.clone());
             }
         }
         let provider = super::provider();
-        let authorities = if roots.is_empty() {
-            None
-        } else {
+        let mut authorities = Vec::new();
+        let mut issuers = 0;
+        for (name, roots) in roots {
+            issuers += if name.is_some() { 1 } else { roots.len() };
             let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
                 .with_crls(crls.iter().cloned())
                 // A list of one authority says nothing about the certificates of another.
                 .allow_unknown_revocation_status();
-            Some(builder.build().map_err(|error| error.to_string())?)
-        };
+            authorities.push(Named {
+                name,
+                roots: builder.build().map_err(|error| error.to_string())?,
+            });
+        }
         Ok(ClientVerifier {
             provider,
             mandatory,
             pinned,
             held_back,
             authorities,
+            anchors,
+            issuers,
             revoked: revoked_serials(crls)?,
             warnings: [warnings, crl_warnings(trusted, crls)?].concat(),
         })
     }
 
-    /// Verifies a chain as it was shown, leaf first: in the handshake, and again after a reload.
+    /// Verifies a chain as it was shown, leaf first: in the handshake, and again after a reload. Gives the names of the
+    /// entries of `client-ca` that vouch for it: those of its authority, and those of the certificate itself.
     ///
     /// # Errors
     /// Why it is not accepted, as rustls names it.
@@ -138,7 +167,7 @@ impl ClientVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Arc<str>>, Error> {
         let certificate = identity::parse(end_entity).map_err(|_| CertificateError::BadEncoding)?;
         // What can't be read later, when a rule asks for a name, is not let in now.
         identity::read(end_entity).map_err(|_| CertificateError::BadEncoding)?;
@@ -146,16 +175,33 @@ impl ClientVerifier {
         if self.revoked.contains(&key) {
             return Err(CertificateError::Revoked.into());
         }
-        if self.pinned.contains(end_entity) {
-            return check_dates(&certificate, now);
+        let mut vouch = Vec::new();
+        let mut accepted = false;
+        let mut error = Error::from(CertificateError::UnknownIssuer);
+        if let Some(names) = self.pinned.get(end_entity) {
+            check_dates(&certificate, now)?;
+            accepted = true;
+            vouch.extend(names.iter().cloned());
         }
-        let error = match &self.authorities {
-            Some(authorities) => match authorities.verify_client_cert(end_entity, intermediates, now) {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            },
-            None => CertificateError::UnknownIssuer.into(),
-        };
+        let between: Vec<_> = intermediates
+            .iter()
+            .filter(|der| !self.is_anchor(der))
+            .cloned()
+            .collect();
+        for authority in &self.authorities {
+            match authority.roots.verify_client_cert(end_entity, &between, now) {
+                Ok(_) => {
+                    accepted = true;
+                    vouch.extend(authority.name.clone());
+                }
+                // What an authority says that knows it is more than that another one does not.
+                Err(reason) if error == CertificateError::UnknownIssuer.into() => error = reason,
+                Err(_) => {}
+            }
+        }
+        if accepted {
+            return Ok(vouch);
+        }
         let issuer = certificate.issuer().as_raw();
         if error == CertificateError::UnknownIssuer.into() && self.held_back.iter().any(|subject| subject == issuer) {
             return Err(CertificateError::Other(OtherError(Arc::new(IssuerIsClient))).into());
@@ -171,6 +217,16 @@ impl ClientVerifier {
     /// Whether a handshake without a client certificate fails.
     pub fn is_mandatory(&self) -> bool {
         self.mandatory
+    }
+
+    /// How many authorities could each write any name into a certificate, as far as rules can tell them apart: those of
+    /// one name are one.
+    pub fn issuers(&self) -> usize {
+        self.issuers
+    }
+
+    fn is_anchor(&self, der: &CertificateDer<'_>) -> bool {
+        identity::parse(der).is_ok_and(|certificate| self.anchors.contains(&name_and_key(&certificate)))
     }
 
     fn public_key<'a>(&self, certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a>, Error> {
@@ -203,7 +259,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         match self.verify(end_entity, intermediates, now) {
-            Ok(()) => Ok(ClientCertVerified::assertion()),
+            Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(error) => {
                 // The span of the connection adds the address.
                 match identity::read(end_entity) {
@@ -229,7 +285,7 @@ impl ClientCertVerifier for ClientVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        if !self.pinned.contains(certificate) {
+        if !self.pinned.contains_key(certificate) {
             return verify_tls12_signature(message, certificate, signature, algorithms);
         }
         // webpki reads no X.509 v1, so the signature is checked with the bare key.
@@ -257,7 +313,7 @@ impl ClientCertVerifier for ClientVerifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        if !self.pinned.contains(certificate) {
+        if !self.pinned.contains_key(certificate) {
             return verify_tls13_signature(message, certificate, signature, algorithms);
         }
         verify_tls13_signature_with_raw_key(message, &self.public_key(certificate)?, signature, algorithms)
@@ -372,6 +428,12 @@ fn revoked_serials(crls: &[CertificateRevocationListDer<'static>]) -> Result<Has
         }
     }
     Ok(revoked)
+}
+
+/// What makes two certificates of an authority the same to those that it issued.
+fn name_and_key(certificate: &X509Certificate<'_>) -> (Vec<u8>, Vec<u8>) {
+    let key = certificate.public_key().raw;
+    (certificate.subject().as_raw().to_vec(), key.to_vec())
 }
 
 /// A serial number without the leading zeros that DER or a sloppy issuer put before it.

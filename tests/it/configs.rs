@@ -29,6 +29,10 @@ pub(crate) fn certificates() -> tempfile::TempDir {
     for client in ["ci", "dev"] {
         folder.client(client, 365).unwrap();
     }
+    // An authority for the examples of the README with two.
+    let laptops = Folder::new(dir.path().join("laptops"));
+    laptops.authority("laptops", 365).unwrap();
+    std::fs::copy(dir.path().join("laptops/ca.crt"), dir.path().join("laptops.crt")).unwrap();
     // What bst-artifact-server takes as --client-certs.
     std::fs::copy(dir.path().join("ci.crt"), dir.path().join("authorized.crt")).unwrap();
     dir

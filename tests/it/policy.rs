@@ -107,7 +107,7 @@ fn decide(policy: &Policy, identity: &Identity, row: &Row) -> Outcome {
         local: !local.is_empty(),
         ..Uris::default()
     };
-    match policy.decide(&policy.standing(identity), method, scope, uris) {
+    match policy.decide(&policy.standing(identity, &[]), method, scope, uris) {
         Ok(permit) => Outcome::Allow {
             rule: policy.rules()[permit.rule().index()].name.to_string(),
             right: permit.right().name().to_owned(),

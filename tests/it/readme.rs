@@ -19,7 +19,7 @@ const STATUS: &str = include_str!("../../src/status.rs");
 const TABLES: [(&str, &str); 10] = [
     ("File", ""),
     ("Listen", "listen."),
-    ("ClientCa", "listen.client-ca[]."),
+    ("ClientCaTable", "listen.client-ca[]."),
     ("Admin", "admin."),
     ("Backend", "backends.NAME."),
     ("Route", "routes[]."),
@@ -82,10 +82,7 @@ fn keys() -> BTreeSet<String> {
             table = rest.split([' ', '<']).next().unwrap();
         }
         let field = line.trim_start();
-        let field = match table {
-            "ClientCa" => field.split_once(": ").filter(|_| !field.starts_with("//")),
-            _ => field.strip_prefix("pub ").and_then(|field| field.split_once(": Key<")),
-        };
+        let field = field.strip_prefix("pub ").and_then(|field| field.split_once(": Key<"));
         let Some((field, _)) = field else { continue };
         let (_, prefix) = tables
             .iter()

@@ -2,8 +2,8 @@
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
-    SigningKey,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams,
+    SerialNumber, SigningKey,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
@@ -14,6 +14,8 @@ pub(crate) struct Credentials {
     pub(crate) serial: SerialNumber,
     params: CertificateParams,
     key: KeyPair,
+    /// What is shown beside the certificate.
+    beside: Vec<CertificateDer<'static>>,
 }
 
 /// An authority.
@@ -29,6 +31,7 @@ impl Credentials {
             serial: params.serial_number.clone().unwrap(),
             params,
             key,
+            beside: Vec::new(),
         }
     }
 
@@ -42,9 +45,14 @@ impl Credentials {
         self.key.serialize_pem()
     }
 
+    /// The DER of its SubjectPublicKeyInfo.
+    pub(crate) fn public_key(&self) -> Vec<u8> {
+        self.key.subject_public_key_info()
+    }
+
     /// What is shown in a handshake.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.der.clone()]
+        [std::slice::from_ref(&self.der), self.beside.as_slice()].concat()
     }
 
     pub(crate) fn key_der(&self) -> PrivateKeyDer<'static> {
@@ -58,7 +66,14 @@ impl Credentials {
             serial: self.serial.clone(),
             params: self.params.clone(),
             key: KeyPair::generate().unwrap(),
+            beside: self.beside.clone(),
         }
+    }
+
+    /// The same certificate, shown with these beside it.
+    pub(crate) fn shown_with(mut self, others: &[CertificateDer<'static>]) -> Credentials {
+        self.beside = others.to_vec();
+        self
     }
 
     /// A certificate that this one's key signs, whether it may or not.
@@ -73,6 +88,7 @@ impl Credentials {
             serial: params.serial_number.clone().unwrap(),
             params,
             key,
+            beside: Vec::new(),
         }
     }
 
@@ -110,6 +126,16 @@ impl Authority {
         Authority {
             own: Credentials::self_signed(params, KeyPair::generate().unwrap()),
         }
+    }
+
+    /// An authority below this one.
+    pub(crate) fn subordinate(&self, name: &str) -> Authority {
+        let own = self.own.issue(|params| {
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        });
+        Authority { own }
     }
 
     pub(crate) fn der(&self) -> CertificateDer<'static> {

@@ -1,9 +1,11 @@
 //! The policy again, as its documentation tells it and as simply as it can be: strings, loops, no types of the gate.
 
-use casgate::policy::identity::{Certificate, CertificatePattern, Identity, Pattern};
+use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
 use casgate::policy::method::{InstanceIn, Method};
+use casgate::policy::pattern::{CertificatePattern, Pattern};
 use casgate::policy::rights::{Right, Rights};
+use casgate::policy::spiffe::UriPattern;
 use casgate::policy::{Policy, Rule, Scope, Uris};
 use casgate::status::Rejection;
 use proptest::collection::vec;
@@ -180,7 +182,7 @@ fn decided(policy: &Policy, caller: &Identity, call: &PlainCall) -> Outcome {
             Scope::Instance(InstanceName::parse(&call.instance).unwrap())
         }
     };
-    match policy.decide(&policy.standing(caller), call.method, scope, call.uris) {
+    match policy.decide(&policy.standing(caller, &[]), call.method, scope, call.uris) {
         Ok(permit) => Outcome::Allow {
             rule: permit.rule().index().to_string(),
             right: permit.right().name().to_owned(),
@@ -198,14 +200,14 @@ fn rule(number: usize, plain: &PlainRule) -> Rule {
         let pattern = CertificatePattern {
             common_name: owned(pattern.name),
             organization: owned(pattern.organization),
-            uri: owned(pattern.uri),
+            uri: pattern.uri.map(|uri| UriPattern::parse(uri).unwrap()),
             dns: owned(pattern.dns),
-            sha256: None,
+            ..CertificatePattern::default()
         };
         if pattern.is_empty() {
             Pattern::Any
         } else {
-            Pattern::Certificate(pattern)
+            Pattern::Certificate(Box::new(pattern))
         }
     });
     let allow = plain
