@@ -38,8 +38,11 @@ const MAX_STREAMS: u32 = 1000;
 const PUSH_WINDOW: u32 = 6 * 1024 * 1024;
 /// The same for callers who may not: a denied upload has sent no more than this when it hears of the denial.
 const PULL_WINDOW: u32 = 256 * 1024;
-/// Bytes of all uploads of a connection that may wait.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Bytes of all uploads of a connection that may wait, for callers who may push: ten uploads whose backend has stopped
+/// leave room for those to a backend that has not. It is what one connection can make the gate hold.
+const PUSH_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// The same for callers who may not: more than fifty requests of which nothing was read.
+const PULL_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// A connection that was accepted.
 #[derive(Debug)]
@@ -94,10 +97,15 @@ where
     metrics.connections.inc();
     let caller = Arc::new(Caller::new(Arc::clone(&shared), worker, peer));
     let may_push = caller.view().standing.may_ever(Rights::of(Right::CasPush)).is_ok();
+    let (window, connection_window) = if may_push {
+        (PUSH_WINDOW, PUSH_CONNECTION_WINDOW)
+    } else {
+        (PULL_WINDOW, PULL_CONNECTION_WINDOW)
+    };
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(if may_push { PUSH_WINDOW } else { PULL_WINDOW })
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_window_size(window)
+        .initial_connection_window_size(connection_window)
         .max_frame_size(http2::MAX_FRAME_SIZE)
         .max_header_list_size(http2::MAX_HEADER_LIST)
         .max_send_buffer_size(http2::MAX_SEND_BUFFER)

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use casgate::policy::method::Method;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::harness::backend::{Backend, Exchange, Options, Place, echo, head, send, status, unary};
+use crate::harness::backend::{Backend, Exchange, Options, Place, echo, head, send, silent, status, unary};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::wire::{Reply, grpc_request, rest};
 use crate::harness::{frames, grpc, settled, within};
@@ -190,6 +190,37 @@ async fn an_answer_that_the_client_does_not_read_stops_at_the_windows_and_holds_
         within("the rest", rest(body, &mut reply)).await.unwrap();
         assert_eq!((reply.body.len(), reply.code()), (MUCH, Some(0)));
     }
+}
+
+#[tokio::test]
+async fn stalled_uploads_hold_back_no_other_of_the_same_client() {
+    const STALLED: usize = 8;
+    // Each that stalls has its connection to itself, so that only the client's is shared.
+    let stalled = Backend::start(silent);
+    let backend = Backend::start(unary);
+    let mut config = Config::to(&stalled);
+    let route =
+        |services: &str, backend: &str| format!("\n[[routes]]\nservices = {services}\nbackend = \"{backend}\"\n");
+    config.backends.push_str(&format!(
+        "[backends.good]\nendpoint = \"{}\"\n{}{}",
+        backend.endpoint(),
+        route("[\"cas\"]", "cache"),
+        route("[\"action-cache\"]", "good"),
+    ));
+    let gate = Gate::start(config).await;
+    let mut client = gate.client("writer").await;
+    let mut calls = Vec::new();
+    for number in 1..=STALLED {
+        let mut call = client.open(Method::Write);
+        // More than the window of a stream.
+        call.body.send_data(grpc::write(7_000_000), false).unwrap();
+        stalled.until("it is there", |seen| seen.len() == number).await;
+        calls.push(call);
+    }
+    let tap = Arc::clone(&client.tap);
+    settled("the uploads stop", || tap.data_sent()).await;
+    let reply = client.ask(Method::UpdateActionResult, "").await;
+    assert_eq!(reply.code(), Some(0), "{reply:?}");
 }
 
 #[tokio::test]
