@@ -3,7 +3,9 @@
 mod caller;
 mod census;
 mod handshake;
+mod resets;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,6 +195,15 @@ where
                 if ticket.idle().is_some_and(|idle| idle >= GRACE) && !connection.has_streams() {
                     return;
                 }
+            }
+            () = caller.resets_too_many() => {
+                ticket.count(Limit::Resets, Action::Closed);
+                tracing::info!(target: "casgate::connection", "too many calls were reset: connection closed");
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                // The GOAWAY is written if the client takes it; nothing of it is read any more.
+                let closed = poll_fn(|cx| connection.poll_closed(cx));
+                let _closed = tokio::time::timeout(GRACE, closed).await;
+                return;
             }
             () = &mut silent => {
                 tracing::info!(target: "casgate::connection", "no answer to PING: connection closed");

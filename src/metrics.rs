@@ -91,6 +91,8 @@ pub enum Limit {
     FirstRequestTimeout,
     /// `limits.idle-timeout` and `limits.anonymous-idle-timeout`
     IdleTimeout,
+    /// `limits.resets-at-once` and `limits.resets-per-second`
+    Resets,
 }
 
 /// What a limit did.
@@ -104,12 +106,13 @@ pub enum Action {
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 5] = [
+    pub const ALL: [Limit; 6] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Handshakes,
         Limit::FirstRequestTimeout,
         Limit::IdleTimeout,
+        Limit::Resets,
     ];
 
     /// Its name in metrics and logs.
@@ -120,6 +123,7 @@ impl Limit {
             Limit::Handshakes => "handshakes",
             Limit::FirstRequestTimeout => "first-request-timeout",
             Limit::IdleTimeout => "idle-timeout",
+            Limit::Resets => "resets",
         }
     }
 }

@@ -56,6 +56,9 @@ pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: 
     match try_handle(&caller, method, request, &mut answer, &mut record).await {
         Ok(code) => record.answered(code),
         Err(rejection) => {
+            if rejection == Rejection::Cancelled || answer.is_closed() {
+                caller.count_reset();
+            }
             answer.reject(&rejection, record.id());
             record.rejected(&rejection);
         }

@@ -339,6 +339,11 @@ pub struct Limits {
     pub idle_timeout: Key<u64>,
     /// `anonymous-idle-timeout = 60`: the same for a caller without a certificate.
     pub anonymous_idle_timeout: Key<u64>,
+    /// `resets-at-once = 5000`: calls that a connection may reset before their answer at once, 1 to 1000000; one that
+    /// resets more is closed.
+    pub resets_at_once: Key<u32>,
+    /// `resets-per-second = 500`: how many of them are forgotten each second, 1 to 1000000.
+    pub resets_per_second: Key<u32>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
+use super::resets::Resets;
 use crate::live::{Live, Shared, now};
 use crate::policy::Standing;
 use crate::policy::identity::Identity;
@@ -39,6 +40,7 @@ pub struct Caller {
     pub shared: Arc<Shared>,
     view: Mutex<Arc<View>>,
     rechecks: watch::Sender<u64>,
+    resets: Resets,
 }
 
 /// What a configuration gives to a peer: found once for a connection and a configuration.
@@ -85,6 +87,7 @@ impl Caller {
             shared,
             view,
             rechecks: watch::Sender::new(0),
+            resets: Resets::new(),
         }
     }
 
@@ -105,6 +108,16 @@ impl Caller {
     /// Changes when a call under way must ask again.
     pub fn rechecks(&self) -> watch::Receiver<u64> {
         self.rechecks.subscribe()
+    }
+
+    /// Counts a call that the client has reset before its answer was complete.
+    pub fn count_reset(&self) {
+        self.resets.count(&self.view().live.snapshot.limits);
+    }
+
+    /// Ends when the client has reset too many.
+    pub(super) async fn resets_too_many(&self) {
+        self.resets.too_many().await;
     }
 
     /// Ends once the certificate has expired by the clock of the machine, which may be set in between.

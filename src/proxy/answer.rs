@@ -2,7 +2,7 @@
 //! possible.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -76,6 +76,11 @@ impl Answer {
             State::Begun(stream) => stream.poll_reset(cx).map(drop),
             State::Done => Poll::Pending,
         }
+    }
+
+    /// Whether the client has reset the stream already, or its connection ended.
+    pub(super) fn is_closed(&mut self) -> bool {
+        self.poll_closed(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Answers with a status of the gate: trailers-only while nothing was sent, as trailers after that. HTTP 200 always:

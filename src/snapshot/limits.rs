@@ -26,15 +26,21 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// The same for one without.
     pub anonymous_idle_timeout: Duration,
+    /// Calls that a connection may reset at once.
+    pub resets_at_once: u32,
+    /// And how many more of them it may reset each second.
+    pub resets_per_second: u32,
 }
 
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 8] = [
     "connections",
     "connections-per-address",
     "handshakes",
     "first-request-timeout",
     "idle-timeout",
     "anonymous-idle-timeout",
+    "resets-at-once",
+    "resets-per-second",
 ];
 
 /// A week is as good as for ever, and no sum of times overflows.
@@ -49,6 +55,9 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
     let connections = count(&table.connections, "connections", 16..=1_000_000);
     let connections_per_address = count(&table.connections_per_address, "connections-per-address", 1..=1_000_000);
     let handshakes = count(&table.handshakes, "handshakes", 4..=100_000);
+    let mut resets = |key: &Key<u32>, name: &str| ranged(key, &format!("limits.{name}"), 1..=1_000_000, report);
+    let resets_at_once = resets(&table.resets_at_once, "resets-at-once");
+    let resets_per_second = resets(&table.resets_per_second, "resets-per-second");
     let mut time = |key: &Key<u64>, name: &str, default| {
         let seconds = ranged(key, &format!("limits.{name}"), SECONDS, report);
         Duration::from_secs(seconds.unwrap_or(default))
@@ -62,6 +71,9 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
         first_request_timeout: time(&table.first_request_timeout, "first-request-timeout", 300),
         idle_timeout: time(&table.idle_timeout, "idle-timeout", 1800),
         anonymous_idle_timeout: time(&table.anonymous_idle_timeout, "anonymous-idle-timeout", 60),
+        // Bazel cancels all of its calls when a build is interrupted, a thousand at most.
+        resets_at_once: resets_at_once.unwrap_or(5000),
+        resets_per_second: resets_per_second.unwrap_or(500),
     }
 }
 

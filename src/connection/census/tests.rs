@@ -10,6 +10,8 @@ fn limits(connections: usize, connections_per_address: usize) -> Limits {
         first_request_timeout: second,
         idle_timeout: second,
         anonymous_idle_timeout: second,
+        resets_at_once: 1,
+        resets_per_second: 1,
     }
 }
 
