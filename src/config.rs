@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use file::{File, Key, Listen, Tables};
 pub use problem::{Problem, Problems};
 
@@ -21,6 +22,17 @@ pub struct Loaded {
     pub file: File,
     /// The content of every file that it names, by absolute path, or why it could not be read.
     pub contents: BTreeMap<PathBuf, Result<Vec<u8>, Arc<io::Error>>>,
+    /// Where all of it comes from.
+    pub source: Source,
+}
+
+/// The files of a configuration, and what they said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The TOML file, and every file that it names as far as it can be read.
+    pub files: Vec<PathBuf>,
+    /// SHA-256 over the content of all of them: where it is the same, reading them again leads to the same.
+    pub fingerprint: [u8; 32],
 }
 
 /// Reads the TOML file and all that it names.
@@ -29,16 +41,41 @@ pub struct Loaded {
 /// When the TOML file can't be read, or is no TOML. Whatever else is wrong is kept in [`Loaded`] and reported when it
 /// is compiled.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    read(path).1
+}
+
+/// The same, and what was read, be it good or not.
+pub fn read(path: &Path) -> (Source, Result<Loaded, Problems>) {
+    let text = fs::read(path);
+    let file = parse(path, &text);
+    let text = text.map_err(Arc::new);
+    match file {
+        Ok(file) => {
+            let mut loaded = collect(path, file);
+            let named = loaded.contents.iter().map(|(path, content)| (&**path, content));
+            loaded.source = Source::of([(path, &text)].into_iter().chain(named));
+            (loaded.source.clone(), Ok(loaded))
+        }
+        Err(problems) => (Source::of([(path, &text)]), Err(problems)),
+    }
+}
+
+fn parse(path: &Path, text: &io::Result<Vec<u8>>) -> Result<File, Problems> {
     let one = |problem| Problems::new(path, vec![problem]);
-    let text = fs::read_to_string(path).map_err(|error| {
+    let unreadable = |error: &str| {
         one(Problem::new("", format!("can't be read: {error}")).hint("give the file with `--config FILE`"))
-    })?;
-    let file: File = toml::from_str(&text)
-        .map_err(|error| one(Problem::new("", format!("is not TOML: {}", error.to_string().trim()))))?;
+    };
+    let text = text.as_ref().map_err(|error| unreadable(&error.to_string()))?;
+    let text = str::from_utf8(text).map_err(|error| unreadable(&error.to_string()))?;
+    toml::from_str(text).map_err(|error| one(Problem::new("", format!("is not TOML: {}", error.to_string().trim()))))
+}
+
+fn collect(path: &Path, file: File) -> Loaded {
     let mut loaded = Loaded {
         path: path.to_owned(),
         file,
         contents: BTreeMap::new(),
+        source: Source::default(),
     };
     for name in loaded.named_files() {
         let path = loaded.resolve(&name);
@@ -47,7 +84,27 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
             .entry(path)
             .or_insert_with_key(|path| fs::read(path).map_err(Arc::new));
     }
-    Ok(loaded)
+    loaded
+}
+
+impl Source {
+    fn of<'a>(files: impl IntoIterator<Item = (&'a Path, &'a Result<Vec<u8>, Arc<io::Error>>)>) -> Source {
+        let mut source = Source::default();
+        let mut hash = Context::new(&SHA256);
+        for (path, content) in files {
+            // Lengths in front keep one file's end and the next one's begin apart.
+            match content {
+                Ok(bytes) => {
+                    hash.update(format!("{path:?} {}\n", bytes.len()).as_bytes());
+                    hash.update(bytes);
+                }
+                Err(error) => hash.update(format!("{path:?} {:?}\n", error.kind()).as_bytes()),
+            }
+            source.files.push(path.to_owned());
+        }
+        source.fingerprint.copy_from_slice(hash.finish().as_ref());
+        source
+    }
 }
 
 impl Loaded {

@@ -31,7 +31,8 @@
 //! | [`cli`] | the commands |
 //! | [`config`] | the TOML file and every file that it names, read |
 //! | [`snapshot`] | a configuration compiled: all errors at once, no disk |
-//! | [`live`] | the running snapshot with its backends, behind one pointer; reload |
+//! | [`live`] | the running snapshot with its backends, behind one pointer that a reload swaps |
+//! | [`reload`] | the watch on the files of the configuration |
 //! | [`policy`] | who may do what: pure |
 //! | [`route`] | which backend serves what: pure |
 //! | [`tls`] | PEM and DER to rustls; which client certificates are accepted |
@@ -72,6 +73,7 @@ pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod reference_storage;
+pub mod reload;
 pub mod route;
 pub mod server;
 pub mod snapshot;

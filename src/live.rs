@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
 use crate::audit::{Audit, AuditPlan, Counters};
-use crate::config::{self, Problems};
+use crate::config::{self, Loaded, Problems, Source};
 use crate::connection::Census;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -41,7 +41,8 @@ pub struct Shared {
     threads: usize,
     store_runtime: Handle,
     live: ArcSwap<Live>,
-    reloading: Mutex<()>,
+    /// What was read last, whether or not it could be used.
+    tried: Mutex<Source>,
     /// Counts configurations; connections look at their callers again when it changes.
     pub generation: watch::Sender<u64>,
     /// True from the begin of a drain on.
@@ -164,13 +165,14 @@ impl Shared {
     ) -> Result<Shared, ReloadError> {
         let room = descriptors::room(&snapshot, threads);
         let census = Census::new(&snapshot.limits, room, Arc::clone(&metrics));
+        let tried = Mutex::new(snapshot.source.clone());
         let live = Live::open(snapshot, &[], threads, &metrics, &store_runtime).await?;
         let shared = Shared {
             path,
             threads,
             store_runtime,
             live: ArcSwap::from_pointee(live),
-            reloading: Mutex::default(),
+            tried,
             generation: watch::Sender::new(1),
             draining: watch::Sender::new(false),
             metrics,
@@ -196,15 +198,46 @@ impl Shared {
     /// # Errors
     /// Why the configuration before goes on.
     pub async fn reload(&self) -> Result<(), ReloadError> {
-        let _one_at_a_time = self.reloading.lock().await;
-        let result = self.try_reload().await;
+        // Held to the end: one reload at a time.
+        let mut tried = self.tried.lock().await;
+        let (source, loaded) = self.read().await;
+        *tried = source;
+        self.take(loaded).await
+    }
+
+    /// The same, unless every file says what it said when it was read last: be it that this configuration runs, or that it
+    /// was refused, and would be again.
+    pub async fn reload_if_changed(&self) -> Option<Result<(), ReloadError>> {
+        let mut tried = self.tried.lock().await;
+        let (source, loaded) = self.read().await;
+        if source.fingerprint == tried.fingerprint {
+            return None;
+        }
+        *tried = source;
+        Some(self.take(loaded).await)
+    }
+
+    /// The files whose content decides what a reload does.
+    pub async fn files(&self) -> Vec<PathBuf> {
+        self.tried.lock().await.files.clone()
+    }
+
+    /// Reads the files on a thread that may wait for the disk.
+    async fn read(&self) -> (Source, Result<Loaded, Problems>) {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || config::read(&path)).await;
+        read.unwrap_or_else(|_| config::read(&self.path))
+    }
+
+    async fn take(&self, loaded: Result<Loaded, Problems>) -> Result<(), ReloadError> {
+        let result = self.try_take(loaded).await;
         let label = if result.is_ok() { "success" } else { "failure" };
         self.metrics.reloads.with_label_values(&[label]).inc();
         result
     }
 
-    async fn try_reload(&self) -> Result<(), ReloadError> {
-        let snapshot = Snapshot::compile(&config::load(&self.path)?)?;
+    async fn try_take(&self, loaded: Result<Loaded, Problems>) -> Result<(), ReloadError> {
+        let snapshot = Snapshot::compile(&loaded?)?;
         let before = self.live();
         warn_of_restart(&before.snapshot, &snapshot);
         let live = Live::open(

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::audit::AuditPlan;
 use crate::config::file::{Capabilities, LogFormat};
-use crate::config::{Loaded, Problems};
+use crate::config::{Loaded, Problems, Source};
 use crate::policy::Policy;
 use crate::route::Routes;
 
@@ -40,6 +40,10 @@ pub struct Snapshot {
     pub capabilities: Capabilities,
     /// Whether `buildstream.v2.ReferenceStorage` is served.
     pub reference_storage: bool,
+    /// Whether a change of the files is noticed without SIGHUP.
+    pub watch: bool,
+    /// The files, and what they said.
+    pub source: Source,
     /// How many threads serve calls; `None` for one a core. Takes a restart.
     pub threads: Option<usize>,
     /// What clients may take.
@@ -78,6 +82,7 @@ impl Snapshot {
                 "rules",
                 "capabilities",
                 "reference-storage",
+                "watch",
                 "threads",
                 "limits",
                 "log",
@@ -101,6 +106,7 @@ impl Snapshot {
             .copied()
             .unwrap_or_default();
         let reference_storage = report.value(&file.reference_storage, "reference-storage") != Some(&false);
+        let watch = report.value(&file.watch, "watch") != Some(&false);
         let threads = report.value(&file.threads, "threads").copied();
         if threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
             report.add("threads", "is not between 1 and 256");
@@ -119,6 +125,8 @@ impl Snapshot {
             routes,
             capabilities,
             reference_storage,
+            watch,
+            source: loaded.source.clone(),
             threads,
             limits,
             log,

@@ -1,19 +1,22 @@
-//! `casgate serve`: logs what it serves, reloads on SIGHUP, drains on SIGTERM and SIGINT.
+//! `casgate serve`: logs what it serves, reloads on SIGHUP and when files have changed, drains on SIGTERM and SIGINT.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, check};
 use crate::config;
+use crate::live::ReloadError;
 use crate::log::Log;
+use crate::reload::Watch;
 use crate::server::{Drained, Gate};
 use crate::snapshot::Snapshot;
 
 /// Arguments of `casgate serve`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration file; SIGHUP reads it again
+    /// The configuration file; it is read again when it has changed, and at SIGHUP
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
 }
@@ -77,9 +80,11 @@ async fn until_told_to_stop(gate: &Gate) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut watch = Watch::new(Arc::clone(gate.shared()));
     loop {
         tokio::select! {
-            Some(()) = hangup.recv() => reload(gate).await,
+            Some(()) = hangup.recv() => tell(gate, "SIGHUP", gate.shared().reload().await),
+            result = watch.reload() => tell(gate, "changed files", result),
             Some(()) = terminate.recv() => break,
             Some(()) = interrupt.recv() => break,
         }
@@ -87,11 +92,11 @@ async fn until_told_to_stop(gate: &Gate) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn reload(gate: &Gate) {
-    match gate.shared().reload().await {
+fn tell(gate: &Gate, cause: &str, result: Result<(), ReloadError>) {
+    match result {
         Ok(()) => {
             let live = gate.live();
-            tracing::info!(target: "casgate::reload", "configuration reloaded");
+            tracing::info!(target: "casgate::reload", cause, "configuration reloaded");
             for line in check::describe(&live.snapshot).lines() {
                 tracing::info!(target: "casgate::reload", "{line}");
             }
@@ -101,7 +106,7 @@ async fn reload(gate: &Gate) {
         }
         Err(error) => {
             for line in error.to_string().lines() {
-                tracing::error!(target: "casgate::reload", "configuration kept as it was: {line}");
+                tracing::error!(target: "casgate::reload", cause, "configuration kept as it was: {line}");
             }
         }
     }

@@ -89,6 +89,9 @@ pub struct File {
     /// `reference-storage = true`: whether BuildStream 1.2 to 1.5 is served by `buildstream.v2.ReferenceStorage`, spoken
     /// on top of Remote Asset (default `true`).
     pub reference_storage: Key<bool>,
+    /// `watch = true`: whether the configuration is read again when this file, or one that it names, has changed; else
+    /// only at SIGHUP (default `true`).
+    pub watch: Key<bool>,
     /// `threads = N`: how many threads serve calls (default: one a core).
     pub threads: Key<usize>,
     /// `[limits]`: what clients may take of the gate.

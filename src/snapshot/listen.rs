@@ -184,8 +184,14 @@ fn tls(
     let is_named = |trusted: &Trusted| is_named(policy, trusted);
     let verifier = ClientVerifier::new(&trusted?, &crls?, mode == ClientCertificate::Required, &is_named);
     let verifier = Arc::new(report.ok(verifier, &key("client-ca"))?);
-    let config = tls::server_config(chain?, private?, Arc::clone(&verifier))
-        .map_err(|error| format!("certificate and key can't be used together: {error}"));
+    let config = tls::server_config(chain?, private?, Arc::clone(&verifier)).map_err(|error| {
+        let name = |key: &Key<String>| match key {
+            Key::Good(file) => file.clone(),
+            Key::Absent | Key::Bad(_) => String::new(),
+        };
+        let (certificate, private) = (name(&table.certificate), name(&table.key));
+        format!("`{certificate}` and `{private}` can't be used together: {error}")
+    });
     Some(Security::Tls {
         config: report.ok(config, &key("certificate"))?,
         verifier,

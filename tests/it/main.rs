@@ -58,3 +58,4 @@ mod streaming;
 mod streams;
 mod tls;
 mod upstream;
+mod watch;

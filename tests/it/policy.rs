@@ -78,6 +78,7 @@ fn compile(rules: Vec<toml::Value>, authority: &Authority) -> Policy {
         ("ca.crt", authority.pem()),
     ];
     let loaded = Loaded {
+        source: casgate::config::Source::default(),
         path: "casgate.toml".into(),
         file: toml::from_str(&text).unwrap(),
         contents: contents

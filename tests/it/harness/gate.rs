@@ -173,15 +173,7 @@ impl Gate {
             process: Some(process),
             dir,
         };
-        let listening = |gate: &Gate| {
-            let messages = gate
-                .log()
-                .into_iter()
-                .filter_map(|line| line.get("message")?.as_str().map(str::to_owned));
-            messages
-                .filter_map(|message| message.strip_prefix("listening on https://")?.parse().ok())
-                .next()
-        };
+        let listening = |gate: &Gate| gate.told_at_start("listening on https://");
         until("the program listens", || listening(&gate).is_some()).await;
         gate.address = listening(&gate).unwrap();
         gate
@@ -245,6 +237,28 @@ impl Gate {
             .collect()
     }
 
+    /// What the program says of reloads: level and text.
+    pub(crate) fn reload_log(&self) -> Vec<(String, String)> {
+        let text = |line: &toml::Table, key: &str| line.get(key).and_then(toml::Value::as_str).map(str::to_owned);
+        self.log()
+            .iter()
+            .filter(|line| text(line, "target").as_deref() == Some("casgate::reload"))
+            .map(|line| (text(line, "level").unwrap(), text(line, "message").unwrap()))
+            .collect()
+    }
+
+    /// How many lines about reloads contain a text.
+    pub(crate) fn told(&self, what: &str) -> usize {
+        self.reload_log().iter().filter(|(_, text)| text.contains(what)).count()
+    }
+
+    /// Sends SIGHUP to a program that was spawned.
+    pub(crate) fn hang_up(&self) {
+        let id = self.process.as_ref().unwrap().id();
+        let status = Command::new("sh").args(["-c", &format!("kill -HUP {id}")]).status();
+        assert!(status.unwrap().success());
+    }
+
     /// The memory of a program that was spawned, in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let id = self.process.as_ref().unwrap().id();
@@ -268,9 +282,14 @@ impl Gate {
         self.dir.path()
     }
 
+    /// Writes the configuration as it is now.
+    pub(crate) fn write(&self) {
+        self.config.write(self.dir.path());
+    }
+
     /// Writes the configuration as it is now, and loads it.
     pub(crate) async fn reload(&self) -> Result<(), ReloadError> {
-        self.config.write(self.dir.path());
+        self.write();
         self.server().shared().reload().await
     }
 
@@ -289,19 +308,40 @@ impl Gate {
 
     /// The sum of all series of a metric whose labels contain these texts.
     pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.metrics();
-        text.lines()
-            .filter(|line| {
-                line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label))
-            })
-            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-            .sum()
+        sum(&self.metrics(), name, labels)
+    }
+
+    /// The same of a program that was spawned.
+    pub(crate) fn scrape(&self, name: &str, labels: &[&str]) -> f64 {
+        let address = self.told_at_start("admin on http://").unwrap();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        std::io::Write::write_all(
+            &mut stream,
+            b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        )
+        .unwrap();
+        sum(&std::io::read_to_string(stream).unwrap(), name, labels)
+    }
+
+    /// An address that the program logged behind these words.
+    fn told_at_start(&self, words: &str) -> Option<SocketAddr> {
+        let lines = self.log();
+        let mut messages = lines.iter().filter_map(|line| line.get("message")?.as_str());
+        messages.find_map(|message| message.strip_prefix(words)?.parse().ok())
     }
 
     /// All metrics as text.
     pub(crate) fn metrics(&self) -> String {
         self.server().shared().metrics.text().unwrap()
     }
+}
+
+fn sum(metrics: &str, name: &str, labels: &[&str]) -> f64 {
+    metrics
+        .lines()
+        .filter(|line| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
 }
 
 impl Drop for Gate {
