@@ -27,6 +27,7 @@ fn policy(rules: usize) -> Policy {
             ..CertificatePattern::default()
         })),
         allow: Rights::of(Right::Pull),
+        deny: Rights::NONE,
         instances: InstancePattern::parse(&format!("team-{number}/**"))
             .ok()
             .map(|one| vec![one]),

@@ -1,7 +1,9 @@
 //! Who may do what: rules of the configuration, compiled, and the one place where a [`Permit`] is made.
 //!
-//! Deny is the default. A caller has the union of the rights of all rules that match it; each right holds only for the
-//! instances of its rule. Nothing here reads a file, a socket or a clock.
+//! Deny is the default. A caller has the union of the rights of all rules that match it, but for those that one of them
+//! denies; each right holds, and is denied, only for the instances of its rule. Whatever is not certain counts against
+//! the caller: one that is ambiguous for a rule gets nothing from it and loses what it denies, and so do calls whose
+//! instance only the server knows. Nothing here reads a file, a socket or a clock.
 
 pub mod identity;
 pub mod instance;
@@ -28,7 +30,9 @@ pub struct Rule {
     pub pattern: Pattern,
     /// What they may do.
     pub allow: Rights,
-    /// Where they may do it; `None` for every instance.
+    /// What they may not do, whatever other rules allow.
+    pub deny: Rights,
+    /// Where they may or may not do it; `None` for every instance.
     pub instances: Option<Vec<InstancePattern>>,
 }
 
@@ -52,8 +56,22 @@ pub struct Policy {
 /// What the rules give to one identity, found once for a connection and a snapshot.
 #[derive(Clone, Debug)]
 pub struct Standing {
+    /// The rules that match and allow something.
     rules: Vec<RuleId>,
+    denies: Vec<Deny>,
+    is_known: bool,
+    /// What some rule allows somewhere.
+    given: Rights,
+    /// The same without what is denied everywhere.
     ever: Rights,
+}
+
+/// What a rule denies to a caller.
+#[derive(Clone, Copy, Debug)]
+struct Deny {
+    rule: RuleId,
+    rights: Rights,
+    everywhere: bool,
 }
 
 /// Which instance a call is about.
@@ -144,6 +162,8 @@ pub enum Because {
     NoRule,
     /// Rules match the caller, but none gives the right anywhere.
     NoRight,
+    /// A rule gives the right, and this one denies it.
+    Forbidden(RuleId),
     /// The caller has the right, but not on this instance.
     NotOnInstance(InstanceName),
     /// The caller has the right on some instances, and the request does not say which one it is about.
@@ -165,14 +185,36 @@ impl Policy {
     pub fn standing(&self, identity: &Identity, issuers: &Issuers) -> Standing {
         let mut standing = Standing {
             rules: Vec::new(),
+            denies: Vec::new(),
+            is_known: false,
+            given: Rights::NONE,
             ever: Rights::NONE,
         };
+        let mut never = Rights::NONE;
         for (index, rule) in (0u32..).zip(&self.rules) {
-            if rule.pattern.fit(identity, issuers) == Fit::Equal {
-                standing.rules.push(RuleId(index));
-                standing.ever = standing.ever.union(rule.allow);
+            let fit = rule.pattern.fit(identity, issuers);
+            if fit == Fit::Different {
+                continue;
+            }
+            let id = RuleId(index);
+            standing.is_known |= fit == Fit::Equal;
+            if fit == Fit::Equal && !rule.allow.is_empty() {
+                standing.rules.push(id);
+                standing.given = standing.given.union(rule.allow);
+            }
+            if !rule.deny.is_empty() {
+                let everywhere = rule.instances.is_none();
+                standing.denies.push(Deny {
+                    rule: id,
+                    rights: rule.deny,
+                    everywhere,
+                });
+                if everywhere {
+                    never = never.union(rule.deny);
+                }
             }
         }
+        standing.ever = standing.given.without(never);
         standing
     }
 
@@ -207,18 +249,28 @@ impl Policy {
         })
     }
 
-    /// The first rule that gives one of the rights on the instance.
+    /// The first rule that gives one of the rights on the instance, and that no rule denies there.
     fn grant(&self, standing: &Standing, needed: Rights, scope: &Scope) -> Result<(RuleId, Right), Denial> {
         standing.may_ever(needed)?;
-        for id in &standing.rules {
-            let Some(rule) = self.rules.get(id.index()) else {
-                continue;
-            };
-            if let Some(right) = rule.allow.intersection(needed).iter().next()
-                && rule.reaches(scope)
-            {
-                return Ok((*id, right));
+        let mut left = needed;
+        for deny in &standing.denies {
+            if !deny.rights.intersection(left).is_empty() && self.denies(deny, scope) {
+                left = left.without(deny.rights);
             }
+        }
+        if let Some(found) = self.allow(standing, left, scope) {
+            return Ok(found);
+        }
+        if let Some((_, right)) = self.allow(standing, needed, scope)
+            && let Some(deny) = standing
+                .denies
+                .iter()
+                .find(|deny| deny.rights.contains(right) && self.denies(deny, scope))
+        {
+            return Err(Denial {
+                right,
+                because: Because::Forbidden(deny.rule),
+            });
         }
         Err(Denial {
             right: first(standing.ever.intersection(needed)),
@@ -227,6 +279,23 @@ impl Policy {
                 Scope::Unknown => Because::InstanceUnknown,
             },
         })
+    }
+
+    /// The first rule that allows one of the rights on the instance.
+    fn allow(&self, standing: &Standing, rights: Rights, scope: &Scope) -> Option<(RuleId, Right)> {
+        standing.rules.iter().find_map(|id| {
+            let rule = self.rules.get(id.index())?;
+            let right = rule.allow.intersection(rights).iter().next()?;
+            rule.allows_on(scope).then_some((*id, right))
+        })
+    }
+
+    fn denies(&self, deny: &Deny, scope: &Scope) -> bool {
+        deny.everywhere
+            || self
+                .rules
+                .get(deny.rule.index())
+                .is_none_or(|rule| rule.denies_on(scope))
     }
 }
 
@@ -240,14 +309,17 @@ impl Standing {
         if !self.ever.intersection(needed).is_empty() {
             return Ok(());
         }
-        Err(Denial {
-            right: first(needed),
-            because: if self.rules.is_empty() {
-                Because::NoRule
-            } else {
-                Because::NoRight
-            },
-        })
+        let denied = self.given.intersection(needed).iter().next().and_then(|right| {
+            let mut denies = self.denies.iter();
+            let deny = denies.find(|deny| deny.everywhere && deny.rights.contains(right))?;
+            Some((right, Because::Forbidden(deny.rule)))
+        });
+        let (right, because) = match denied {
+            Some(denied) => denied,
+            None if self.is_known => (first(needed), Because::NoRight),
+            None => (first(needed), Because::NoRule),
+        };
+        Err(Denial { right, because })
     }
 
     /// Whether the caller has the right on this instance.
@@ -255,18 +327,26 @@ impl Standing {
         policy.grant(self, Rights::of(right), scope).is_ok()
     }
 
-    /// Every right that some rule gives on some instance.
+    /// Every right that some rule gives on some instance, and that none denies everywhere.
     pub fn ever(&self) -> Rights {
         self.ever
     }
 }
 
 impl Rule {
-    fn reaches(&self, scope: &Scope) -> bool {
+    fn allows_on(&self, scope: &Scope) -> bool {
         match (&self.instances, scope) {
             (None, _) => true,
             (Some(patterns), Scope::Instance(name)) => patterns.iter().any(|pattern| pattern.matches(name)),
             (Some(_), Scope::Unknown) => false,
+        }
+    }
+
+    /// It may be one of them that a call is about whose instance only the server knows.
+    fn denies_on(&self, scope: &Scope) -> bool {
+        match (&self.instances, scope) {
+            (Some(patterns), Scope::Unknown) => !patterns.is_empty(),
+            (_, Scope::Instance(_)) | (None, Scope::Unknown) => self.allows_on(scope),
         }
     }
 }
@@ -284,6 +364,7 @@ mod tests {
             name: "rule".into(),
             pattern,
             allow,
+            deny: Rights::NONE,
             instances: instances.map(|texts| {
                 texts
                     .iter()
@@ -342,6 +423,76 @@ mod tests {
                 .map_err(|denial| denial.because),
             Err(Because::InstanceUnknown)
         );
+    }
+
+    fn denying(pattern: Pattern, deny: Rights, instances: Option<&[&str]>) -> Rule {
+        Rule {
+            deny,
+            ..rule(pattern, Rights::NONE, instances)
+        }
+    }
+
+    #[test]
+    fn a_deny_wins_wherever_its_rule_stands() {
+        let push = Rights::of(Right::CasPush);
+        let mut rules = vec![
+            rule(Pattern::Anonymous, Rights::ALL, None),
+            denying(Pattern::Anonymous, push, None),
+        ];
+        for _ in 0..2 {
+            let policy = Policy::new(rules.clone());
+            let standing = policy.standing(&Identity::Anonymous, &[]);
+            let denial = standing.may_ever(push).map_err(|denial| denial.because);
+            assert!(matches!(denial, Err(Because::Forbidden(_))), "{denial:?}");
+            // Either right will do for this one.
+            let permit = policy.decide(&standing, Method::FindMissingBlobs, at(""), Uris::default());
+            assert_eq!(permit.map(|permit| permit.right()), Ok(Right::Pull));
+            rules.reverse();
+        }
+    }
+
+    #[test]
+    fn a_deny_for_some_instances_hits_these_and_calls_that_do_not_tell() {
+        let policy = Policy::new(vec![
+            rule(Pattern::Anonymous, Rights::ALL, None),
+            denying(Pattern::Anonymous, Rights::of(Right::Execute), Some(&["a/**"])),
+        ]);
+        let standing = policy.standing(&Identity::Anonymous, &[]);
+        let decide = |method, scope| {
+            let decided = policy.decide(&standing, method, scope, Uris::default());
+            decided.map(|_| ()).map_err(|denial| denial.because)
+        };
+        let forbidden = Err(Because::Forbidden(RuleId(1)));
+        assert_eq!(decide(Method::Execute, at("b")), Ok(()));
+        assert_eq!(decide(Method::Execute, at("a/x")), forbidden);
+        assert_eq!(decide(Method::WaitExecution, Scope::Unknown), forbidden);
+        assert_eq!(decide(Method::Read, at("a/x")), Ok(()));
+    }
+
+    #[test]
+    fn who_is_ambiguous_for_a_rule_loses_what_it_denies_and_gets_nothing() {
+        let ci = || {
+            Pattern::Certificate(Box::new(pattern::CertificatePattern {
+                common_name: Some("ci".into()),
+                ..pattern::CertificatePattern::default()
+            }))
+        };
+        let policy = Policy::new(vec![
+            rule(Pattern::Any, Rights::PUSH, None),
+            rule(ci(), Rights::of(Right::Pull), None),
+            denying(ci(), Rights::of(Right::AssetPush), None),
+        ]);
+        let caller = |names: &[&str]| {
+            Identity::Certificate(Box::new(identity::Certificate {
+                common_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..identity::Certificate::default()
+            }))
+        };
+        let ever = |names: &[&str]| policy.standing(&caller(names), &[]).ever();
+        let blobs_and_actions = Rights::PUSH.without(Rights::of(Right::AssetPush));
+        assert_eq!(ever(&["ci"]), blobs_and_actions.with(Right::Pull));
+        assert_eq!(ever(&["ci", "x"]), blobs_and_actions);
+        assert_eq!(ever(&["x"]), Rights::PUSH);
     }
 
     #[test]

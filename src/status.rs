@@ -155,6 +155,7 @@ impl Rejection {
             Rejection::Denied(_, denial) => match denial.because {
                 Because::NoRule => "no-rule",
                 Because::NoRight => "no-right",
+                Because::Forbidden(_) => "forbidden",
                 Because::NotOnInstance(_) => "not-on-instance",
                 Because::InstanceUnknown => "instance-unknown",
             },
@@ -234,7 +235,7 @@ fn denial_text(identity: &Identity, denial: &Denial) -> String {
             )
         }
         Because::InstanceUnknown => " by a name that does not tell its instance:".to_owned(),
-        Because::NoRule | Because::NoRight => " here;".to_owned(),
+        Because::NoRule | Because::NoRight | Because::Forbidden(_) => " here;".to_owned(),
     };
     match identity {
         Identity::Certificate(_) => format!("{identity} may not {verb}{place} {advice}"),

@@ -79,13 +79,14 @@ pub fn describe(snapshot: &Snapshot) -> String {
         };
         let _ = writeln!(
             text,
-            "rule \"{}\": {} may {} on {instances}",
+            "rule \"{}\": {} {} on {instances}",
             rule.name,
             rule.pattern,
-            if rule.allow.is_empty() {
-                "do nothing".to_owned()
-            } else {
-                rule.allow.to_string()
+            match (rule.allow.is_empty(), rule.deny.is_empty()) {
+                (true, true) => "may do nothing".to_owned(),
+                (false, true) => format!("may {}", rule.allow),
+                (true, false) => format!("may never {}", rule.deny),
+                (false, false) => format!("may {}, and never {},", rule.allow, rule.deny),
             },
         );
     }
@@ -134,6 +135,7 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
     for rule in snapshot.policy.rules() {
         if let Pattern::Certificate(pattern) = &rule.pattern
             && pattern.trusts_every_authority()
+            && !rule.allow.is_empty()
             && issuers > 1
         {
             warnings.push(format!(

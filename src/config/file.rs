@@ -274,6 +274,9 @@ pub struct Rule {
     pub certificate: Key<toml::Value>,
     /// `allow = [..]`: rights, or `push` for `cas-push`, `action-push` and `asset-push`.
     pub allow: Key<Vec<String>>,
+    /// `deny = [..]`: rights that no rule gives to these callers; on `instances`, where the rule has them. A rule needs
+    /// this or `allow`.
+    pub deny: Key<Vec<String>>,
     /// `instances = [..]`: patterns by component, `*` for one and `**` at the end for the rest; default: every
     /// instance.
     pub instances: Key<Vec<String>>,

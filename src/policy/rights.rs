@@ -90,6 +90,11 @@ impl Rights {
         Rights(self.0 & other.0)
     }
 
+    /// All that is in this set and not in the other.
+    pub const fn without(self, other: Rights) -> Rights {
+        Rights(self.0 & !other.0)
+    }
+
     /// Whether the set has no right.
     pub const fn is_empty(self) -> bool {
         self.0 == 0

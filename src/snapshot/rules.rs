@@ -34,7 +34,7 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
     report.unknown(
         &rule.unknown,
         &format!("{at}."),
-        &["name", "certificate", "allow", "instances"],
+        &["name", "certificate", "allow", "deny", "instances"],
     );
     let name = report
         .value(&rule.name, &format!("{at}.name"))
@@ -46,12 +46,19 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
         "\"any\", \"anonymous\" or a table such as { common-name = \"ci\" }",
     );
     let pattern = certificate.and_then(|value| pattern(value, &format!("{at}.certificate"), authorities, report));
-    let allow = report.required(
-        &rule.allow,
-        &format!("{at}.allow"),
-        "a list of rights such as [\"pull\"]",
-    );
-    let allow = allow.map(|names| rights(names, &format!("{at}.allow"), report));
+    if rule.allow == Key::Absent && rule.deny == Key::Absent {
+        report.add_with_hint(
+            format!("{at}.allow"),
+            "is missing, and so is `deny`",
+            "a list of rights such as [\"pull\"]",
+        );
+    }
+    let mut rights = |names: &Key<Vec<String>>, key: &str| {
+        let key = format!("{at}.{key}");
+        let names = report.value(names, &key)?;
+        Some(rights(names, &key, report))
+    };
+    let (allow, deny) = (rights(&rule.allow, "allow"), rights(&rule.deny, "deny"));
     let instances = report.value(&rule.instances, &format!("{at}.instances")).map(|texts| {
         let key = format!("{at}.instances");
         texts
@@ -65,7 +72,8 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
     Some(Rule {
         name: name.into(),
         pattern: pattern?,
-        allow: allow?,
+        allow: allow.unwrap_or_default(),
+        deny: deny.unwrap_or_default(),
         instances,
     })
 }

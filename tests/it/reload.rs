@@ -143,6 +143,27 @@ async fn a_lost_right_ends_running_calls_and_no_others() {
     assert_eq!(kept.reply().await.code(), Some(0));
 }
 
+#[tokio::test]
+async fn a_deny_that_a_reload_brings_ends_running_calls() {
+    let backend = Backend::start(long);
+    let mut gate = Gate::start(Config::to(&backend)).await;
+    let mut writer = gate.client("writer").await;
+    let lost = running(&mut writer).await;
+    backend
+        .until("it runs", |seen| seen.len() == 1 && seen[0].received > 0)
+        .await;
+    let frozen = "\n[[rules]]\nname = \"frozen\"\ncertificate = \"any\"\ndeny = [\"push\"]\n";
+    gate.config.rules.insert_str(0, frozen);
+    gate.reload().await.unwrap();
+    let reply = lost.reply().await;
+    assert_eq!(reply.code(), Some(7), "{reply:?}");
+    assert!(reply.message().contains("may not push here"), "{reply:?}");
+    let seen = backend.streams();
+    assert_eq!(writer.ask(Method::BatchUpdateBlobs, "").await.code(), Some(7));
+    assert_eq!(backend.streams(), seen);
+    assert_eq!(writer.ask(Method::Read, "").await.code(), Some(0));
+}
+
 /// A client whose certificate is good at first; `withdraw` changes that.
 async fn withdrawn(
     mut gate: Gate,

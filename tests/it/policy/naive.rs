@@ -1,5 +1,7 @@
 //! The policy again, as its documentation tells it and as simply as it can be: strings, loops, no types of the gate.
 
+use std::collections::HashSet;
+
 use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
 use casgate::policy::method::{InstanceIn, Method};
@@ -24,6 +26,7 @@ pub(super) struct PlainRule {
     /// `None` for anonymous callers.
     pub(super) certificate: Option<PlainPattern>,
     pub(super) allow: Vec<&'static str>,
+    pub(super) deny: Vec<&'static str>,
     pub(super) instances: Option<Vec<&'static str>>,
 }
 
@@ -80,43 +83,75 @@ fn components(text: &str) -> Vec<&str> {
     }
 }
 
-fn is_about(rule: &PlainRule, caller: &PlainCaller) -> bool {
-    let (pattern, caller) = match (&rule.certificate, caller) {
-        (None, None) => return true,
-        (Some(pattern), Some(caller)) => (pattern, caller),
-        _ => return false,
-    };
-    // Two values where one is asked for are an ambiguity, also when they are equal.
-    if pattern.name.is_some_and(|name| caller.names != [name]) {
-        return false;
-    }
-    if pattern
-        .organization
-        .is_some_and(|organization| caller.organizations != [organization])
-    {
-        return false;
-    }
-    if let Some(uri) = pattern.uri {
-        let others = caller
-            .uris
-            .iter()
-            .filter(|other| other.starts_with("spiffe://") && **other != uri)
-            .count();
-        if !caller.uris.contains(&uri) || uri.starts_with("spiffe://") && others > 0 {
-            return false;
-        }
-    }
-    pattern.dns.is_none_or(|dns| {
-        caller
-            .dns
-            .iter()
-            .any(|other| other.to_lowercase() == dns.to_lowercase())
-    })
+/// Whether a rule is about the caller: surely, perhaps, or not.
+#[derive(Clone, Copy, PartialEq)]
+enum About {
+    Surely,
+    Perhaps,
+    Not,
 }
 
-fn gives(rule: &PlainRule, right: &str) -> bool {
+fn about(rule: &PlainRule, caller: &PlainCaller) -> About {
+    let (pattern, caller) = match (&rule.certificate, caller) {
+        (None, None) => return About::Surely,
+        (Some(pattern), Some(caller)) => (pattern, caller),
+        _ => return About::Not,
+    };
+    // Two values where one is asked for are an ambiguity, also when they are equal.
+    let attribute = |wanted: Option<&'static str>, given: &[&'static str]| match wanted {
+        None => About::Surely,
+        Some(wanted) if given == [wanted] => About::Surely,
+        Some(wanted) if given.contains(&wanted) => About::Perhaps,
+        Some(_) => About::Not,
+    };
+    let is_spiffe = |uri: &str| uri.starts_with("spiffe://");
+    let ids: HashSet<_> = caller.uris.iter().filter(|uri| is_spiffe(uri)).collect();
+    let uri = match pattern.uri {
+        None => About::Surely,
+        Some(wanted) if !caller.uris.iter().any(|uri| is_uri(wanted, uri)) => About::Not,
+        Some(wanted) if is_spiffe(wanted) && ids.len() > 1 => About::Perhaps,
+        Some(_) => About::Surely,
+    };
+    let is_dns = |wanted: &str| caller.dns.iter().any(|dns| dns.to_lowercase() == wanted.to_lowercase());
+    let parts = [
+        attribute(pattern.name, &caller.names),
+        attribute(pattern.organization, &caller.organizations),
+        uri,
+        if pattern.dns.is_none_or(is_dns) {
+            About::Surely
+        } else {
+            About::Not
+        },
+    ];
+    if parts.contains(&About::Not) {
+        About::Not
+    } else if parts.contains(&About::Perhaps) {
+        About::Perhaps
+    } else {
+        About::Surely
+    }
+}
+
+fn is_uri(wanted: &str, given: &str) -> bool {
+    match (wanted.strip_prefix("spiffe://"), given.strip_prefix("spiffe://")) {
+        (Some(wanted), Some(given)) => reaches(&components(wanted), &components(given)),
+        _ => wanted == given,
+    }
+}
+
+fn has(list: &[&str], right: &str) -> bool {
     let is_push = ["cas-push", "action-push", "asset-push"].contains(&right);
-    rule.allow.contains(&right) || is_push && rule.allow.contains(&"push")
+    list.contains(&right) || is_push && list.contains(&"push")
+}
+
+/// Whether one of the patterns of a rule matches the instance of a call, which some calls do not tell.
+fn is_here(rule: &PlainRule, call: &PlainCall, if_unknown: bool) -> bool {
+    let Some(patterns) = &rule.instances else { return true };
+    if call.method.instance_in() == InstanceIn::Unknown {
+        return if_unknown && !patterns.is_empty();
+    }
+    let name = components(&call.instance);
+    patterns.iter().any(|pattern| reaches(&components(pattern), &name))
 }
 
 /// One of these rights on the place of the call.
@@ -125,39 +160,45 @@ fn grant(rules: &[PlainRule], caller: &PlainCaller, needed: &[&str], call: &Plai
     let mine: Vec<(usize, &PlainRule)> = rules
         .iter()
         .enumerate()
-        .filter(|(_, rule)| is_about(rule, caller))
+        .filter(|(_, rule)| about(rule, caller) == About::Surely)
         .collect();
+    let against: Vec<&PlainRule> = rules.iter().filter(|rule| about(rule, caller) != About::Not).collect();
+    let denied_here = |right: &str| {
+        let mut rules = against.iter();
+        rules.any(|rule| has(&rule.deny, right) && is_here(rule, call, true))
+    };
+    let denied_everywhere = |right: &str| {
+        let mut rules = against.iter();
+        rules.any(|rule| has(&rule.deny, right) && rule.instances.is_none())
+    };
+    let allowed_somewhere = |right: &str| mine.iter().any(|(_, rule)| has(&rule.allow, right));
+    let mut allowed_here = mine.iter().flat_map(|(number, rule)| {
+        let rights = needed.iter().filter(|right| has(&rule.allow, right));
+        rights
+            .filter(|_| is_here(rule, call, false))
+            .map(|right| (*number, *right))
+    });
     let deny = |reason: &str, right: &str| Outcome::Deny {
         reason: reason.to_owned(),
         right: right.to_owned(),
     };
-    if mine.is_empty() {
-        return deny("no-rule", needed[0]);
-    }
-    for (number, rule) in &mine {
-        let here = match &rule.instances {
-            None => true,
-            Some(patterns) => {
-                let name = components(&call.instance);
-                !is_unknown && patterns.iter().any(|pattern| reaches(&components(pattern), &name))
-            }
+    if let Some((rule, right)) = allowed_here.clone().find(|(_, right)| !denied_here(right)) {
+        return Outcome::Allow {
+            rule: rule.to_string(),
+            right: right.to_owned(),
         };
-        if let Some(right) = needed.iter().find(|right| gives(rule, right))
-            && here
-        {
-            return Outcome::Allow {
-                rule: number.to_string(),
-                right: (*right).to_owned(),
-            };
-        }
     }
-    let elsewhere = needed
-        .iter()
-        .find(|right| mine.iter().any(|(_, rule)| gives(rule, right)));
-    match elsewhere {
-        None => deny("no-right", needed[0]),
-        Some(right) if is_unknown => deny("instance-unknown", right),
-        Some(right) => deny("not-on-instance", right),
+    let somewhere: Vec<_> = needed.iter().filter(|right| allowed_somewhere(right)).collect();
+    let left = somewhere.iter().find(|right| !denied_everywhere(right));
+    match (left, somewhere.first()) {
+        (None, Some(right)) => deny("forbidden", right),
+        (None, None) if mine.is_empty() => deny("no-rule", needed[0]),
+        (None, None) => deny("no-right", needed[0]),
+        (Some(left), _) => match allowed_here.next() {
+            Some((_, right)) => deny("forbidden", right),
+            None if is_unknown => deny("instance-unknown", left),
+            None => deny("not-on-instance", left),
+        },
     }
 }
 
@@ -210,15 +251,16 @@ fn rule(number: usize, plain: &PlainRule) -> Rule {
             Pattern::Certificate(Box::new(pattern))
         }
     });
-    let allow = plain
-        .allow
-        .iter()
-        .fold(Rights::NONE, |all, name| all.union(Rights::from_name(name).unwrap()));
+    let rights = |names: &[&str]| {
+        let one = |name: &&str| Rights::from_name(name).unwrap();
+        names.iter().map(one).fold(Rights::NONE, Rights::union)
+    };
     let parse = |texts: &Vec<&str>| texts.iter().map(|text| InstancePattern::parse(text).unwrap()).collect();
     Rule {
         name: number.to_string().into(),
         pattern,
-        allow,
+        allow: rights(&plain.allow),
+        deny: rights(&plain.deny),
         instances: plain.instances.as_ref().map(parse),
     }
 }

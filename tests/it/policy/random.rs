@@ -11,7 +11,21 @@ use super::naive::{PlainCall, PlainCaller, PlainCertificate, PlainPattern, Plain
 
 const NAMES: [&str; 3] = ["ci", "dev", "CI"];
 const ORGANIZATIONS: [&str; 2] = ["team", "other"];
-const URIS: [&str; 4] = ["spiffe://x/ci", "spiffe://x/dev", "https://x", "urn:x"];
+const URIS: [&str; 5] = [
+    "spiffe://x/ci",
+    "spiffe://x/ci/a",
+    "spiffe://x/dev",
+    "https://x",
+    "urn:x",
+];
+const URI_PATTERNS: [&str; 6] = [
+    "spiffe://x/ci",
+    "spiffe://x/*",
+    "spiffe://x/ci/**",
+    "spiffe://x/*/a",
+    "https://x",
+    "urn:x",
+];
 const DNS: [&str; 3] = ["ci.example", "CI.example", "dev.example"];
 const RIGHTS: [&str; 10] = [
     "pull",
@@ -31,7 +45,7 @@ pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
     let pattern = (
         option::weighted(0.4, select(&NAMES[..])),
         option::weighted(0.2, select(&ORGANIZATIONS[..])),
-        option::weighted(0.2, select(&URIS[..])),
+        option::weighted(0.2, select(&URI_PATTERNS[..])),
         option::weighted(0.2, select(&DNS[..])),
     )
         .prop_map(|(name, organization, uri, dns)| PlainPattern {
@@ -43,11 +57,13 @@ pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
     (
         option::weighted(0.8, pattern),
         vec(select(&RIGHTS[..]), 0..4),
+        option::weighted(0.3, vec(select(&RIGHTS[..]), 0..3)),
         option::weighted(0.6, vec(select(&PATTERNS[..]), 0..3)),
     )
-        .prop_map(|(certificate, allow, instances)| PlainRule {
+        .prop_map(|(certificate, allow, deny, instances)| PlainRule {
             certificate,
             allow,
+            deny: deny.unwrap_or_default(),
             instances,
         })
 }
