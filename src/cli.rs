@@ -3,8 +3,11 @@
 pub mod audit;
 pub mod certs;
 pub mod check;
+pub mod explain;
 pub mod quickstart;
 pub mod serve;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +32,8 @@ pub enum Command {
     Check(check::Args),
     /// Look into an audit log: who pushed a name or a digest, when, with which certificate
     Audit(audit::Args),
+    /// Explain a decision: who a certificate is, which rules match, and what the client is answered
+    Explain(explain::Args),
     /// Make certificates: an authority, servers, clients
     #[command(subcommand)]
     Certs(certs::Command),
@@ -46,14 +51,16 @@ impl Cli {
     ///
     /// # Errors
     /// What the user should read.
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<ExitCode, Failure> {
         match self.command {
-            Command::Serve(args) => serve::run(&args),
-            Command::Check(args) => check::run(&args),
-            Command::Audit(args) => audit::run(&args),
-            Command::Certs(command) => certs::run(&command),
-            Command::Quickstart(args) => quickstart::run(&args),
+            Command::Serve(args) => serve::run(&args)?,
+            Command::Check(args) => check::run(&args)?,
+            Command::Explain(args) => return explain::run(&args),
+            Command::Audit(args) => audit::run(&args)?,
+            Command::Certs(command) => certs::run(&command)?,
+            Command::Quickstart(args) => quickstart::run(&args)?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

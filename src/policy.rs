@@ -95,6 +95,20 @@ pub struct Uris {
     pub build_stream_1: bool,
 }
 
+impl Uris {
+    /// The kinds of these URIs.
+    pub fn of<'a>(uris: impl IntoIterator<Item = &'a str>) -> Uris {
+        let mut kinds = Uris::default();
+        for uri in uris {
+            let is_local = uri.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("urn:"));
+            kinds.local |= is_local;
+            kinds.remote |= !is_local;
+            kinds.build_stream_1 |= uri.starts_with(crate::reference_storage::URN_PREFIX);
+        }
+        kinds
+    }
+}
+
 /// The proof that a call was authorized. It can only be made by [`Policy::decide`], can't be copied, and is what the
 /// way to a backend asks for.
 ///
@@ -334,7 +348,8 @@ impl Standing {
 }
 
 impl Rule {
-    fn allows_on(&self, scope: &Scope) -> bool {
+    /// Whether what it allows holds for a call.
+    pub fn allows_on(&self, scope: &Scope) -> bool {
         match (&self.instances, scope) {
             (None, _) => true,
             (Some(patterns), Scope::Instance(name)) => patterns.iter().any(|pattern| pattern.matches(name)),
@@ -342,8 +357,8 @@ impl Rule {
         }
     }
 
-    /// It may be one of them that a call is about whose instance only the server knows.
-    fn denies_on(&self, scope: &Scope) -> bool {
+    /// Whether what it denies holds for a call: also where only the server knows the instance, as it may be one of them.
+    pub fn denies_on(&self, scope: &Scope) -> bool {
         match (&self.instances, scope) {
             (Some(patterns), Scope::Unknown) => !patterns.is_empty(),
             (_, Scope::Instance(_)) | (None, Scope::Unknown) => self.allows_on(scope),

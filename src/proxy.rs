@@ -14,6 +14,7 @@ pub mod prefix;
 mod record;
 mod right;
 mod subject;
+pub mod verdict;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -25,7 +26,6 @@ use http::{HeaderMap, Request};
 
 use crate::config::file::Capabilities;
 use crate::connection::{Caller, View};
-use crate::policy::instance::InstanceName;
 use crate::policy::method::{InstanceIn, Method, Service};
 use crate::policy::rights::Right;
 use crate::policy::{Permit, Scope, Uris, resource};
@@ -80,12 +80,10 @@ async fn try_handle(
     }
     let mut held = Held::new(caller);
     let view = caller.view();
-    if service == Service::ReferenceStorage && !view.live.snapshot.reference_storage {
-        return Err(Rejection::unknown_method(record.path()));
-    }
+    let (snapshot, identity) = (&view.live.snapshot, &caller.peer.identity);
+    verdict::check_served(snapshot, method)?;
     right::check(caller, &view)?;
-    let denied = |denial| Rejection::denied(&caller.peer.identity, denial);
-    view.standing.may_ever(method.rights()).map_err(denied)?;
+    verdict::check_ever(identity, &view.standing, method)?;
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(method, body);
     if view.live.audit.is_some() && subject::is_noted(method) {
@@ -101,8 +99,7 @@ async fn try_handle(
     if let Scope::Instance(instance) = &scope {
         record.instance(instance);
     }
-    let policy = &view.live.snapshot.policy;
-    let permit = policy.decide(&view.standing, method, scope, uris).map_err(denied)?;
+    let permit = verdict::decide(snapshot, identity, &view.standing, method, scope, uris)?;
     held.check(&permit)?;
     record.allowed(&view.live, &permit);
     if subject::is_noted(method) {
@@ -120,13 +117,8 @@ async fn try_handle(
         record.subject(upload.subject());
         return result;
     }
-    let backend = view
-        .live
-        .snapshot
-        .routes
-        .pick(&permit)
-        .and_then(|id| view.live.backend(id))
-        .ok_or(Rejection::NoBackend(service))?;
+    let backend = verdict::backend(snapshot, &permit)?;
+    let backend = view.live.backend(backend).ok_or(Rejection::NoBackend(service))?;
     record.backend(backend.name());
     let told = told(method, &view, &permit, &parts.headers);
     let mut headers = parts.headers;
@@ -154,16 +146,16 @@ async fn name(method: Method, upload: &mut Upload, record: &mut Record) -> Resul
     }
     let reader = upload.settle().await?;
     let name = reader.name()?;
-    let instance = match method.instance_in() {
+    let scope = match method.instance_in() {
         InstanceIn::ResourceName(kind) => {
             if subject::is_noted(method) {
                 record.resource(name);
             }
-            resource::instance_of(name, kind)?
+            Scope::Instance(resource::instance_of(name, kind)?)
         }
-        InstanceIn::Field(_) | InstanceIn::Unknown => InstanceName::parse(name)?,
+        InstanceIn::Field(_) | InstanceIn::Unknown => verdict::scope(method, name)?,
     };
-    Ok((Scope::Instance(instance), reader.uris()))
+    Ok((scope, reader.uris()))
 }
 
 /// A call that the gate answers by calls of its own.

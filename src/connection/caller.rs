@@ -12,8 +12,8 @@ use super::resets::Resets;
 use crate::live::{Live, Shared, now};
 use crate::policy::Standing;
 use crate::policy::identity::Identity;
-use crate::snapshot::listen::{ListenerId, Security};
-use crate::tls::{identity, verifier};
+use crate::snapshot::listen::ListenerId;
+use crate::tls::identity;
 
 /// The other end of a connection whose handshake was verified.
 #[derive(Debug)]
@@ -152,16 +152,8 @@ impl View {
 /// # Errors
 /// Why a configuration does not accept the peer, though an earlier one did.
 fn verify(live: &Live, peer: &Peer) -> Result<Vec<Arc<str>>, String> {
-    let listener = live.snapshot.listener(peer.listener);
-    match (listener.map(|listener| &listener.security), peer.chain.split_first()) {
-        (None, _) => Err("its listener is not in the configuration any more".to_owned()),
-        (Some(Security::Tls { verifier, .. }), Some((leaf, intermediates))) => verifier
-            .verify(leaf, intermediates, UnixTime::now())
-            .map_err(|error| verifier::reason(&error)),
-        (Some(Security::Tls { verifier, .. }), None) if verifier.is_mandatory() => {
-            Err("a client certificate is required now".to_owned())
-        }
-        (Some(Security::Tls { .. } | Security::Clear), None) => Ok(Vec::new()),
-        (Some(Security::Clear), Some(_)) => Err("its listener takes no certificates any more".to_owned()),
+    match live.snapshot.listener(peer.listener) {
+        Some(listener) => listener.security.accept(&peer.chain, UnixTime::now()),
+        None => Err("its listener is not in the configuration any more".to_owned()),
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::verdict;
 use crate::connection::{Caller, View};
 use crate::live::now;
 use crate::policy::Permit;
@@ -86,12 +87,5 @@ fn renew(caller: &Caller, permit: &Permit) -> Result<(), Rejection> {
 
 /// Whether the certificate is still good.
 pub(super) fn check(caller: &Caller, view: &View) -> Result<(), Rejection> {
-    let identity = &caller.peer.identity;
-    if identity.expired_at(now()) {
-        return Err(Rejection::Expired(identity.clone()));
-    }
-    match &view.withdrawn {
-        Some(reason) => Err(Rejection::Withdrawn(identity.clone(), reason.clone())),
-        None => Ok(()),
-    }
+    verdict::check_good(&caller.peer.identity, view.withdrawn.as_ref(), now())
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use crate::config::Loaded;
 use crate::config::file::{self, ClientCa, ClientCaTable, ClientCertificate, Key, Role, Tables};
 use crate::policy::Policy;
 use crate::policy::identity::Identity;
 use crate::policy::pattern::{CertificatePattern, Fit, Pattern};
-use crate::tls::verifier::{ClientVerifier, Trusted};
+use crate::tls::verifier::{self, ClientVerifier, Trusted};
 use crate::tls::{self, identity, pem};
 
 use super::report::Report;
@@ -60,6 +60,26 @@ impl Listen {
         match self.security {
             Security::Tls { .. } => "https",
             Security::Clear => "http",
+        }
+    }
+}
+
+impl Security {
+    /// Whether a caller who shows this chain, leaf first, or none at all, is accepted: in the handshake, and again after
+    /// a reload. Gives the names of the entries of `client-ca` that vouch for it.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn accept(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Vec<Arc<str>>, String> {
+        match (self, chain.split_first()) {
+            (Security::Tls { verifier, .. }, Some((leaf, intermediates))) => verifier
+                .verify(leaf, intermediates, now)
+                .map_err(|error| verifier::reason(&error)),
+            (Security::Tls { verifier, .. }, None) if verifier.is_mandatory() => {
+                Err("a client certificate is required".to_owned())
+            }
+            (Security::Tls { .. } | Security::Clear, None) => Ok(Vec::new()),
+            (Security::Clear, Some(_)) => Err("without TLS no certificate is taken".to_owned()),
         }
     }
 }

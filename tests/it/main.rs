@@ -36,6 +36,7 @@ mod configs;
 mod connections;
 mod drain;
 mod endings;
+mod explain;
 mod floods;
 mod harness;
 mod identity;

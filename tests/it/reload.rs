@@ -229,7 +229,14 @@ async fn callers_without_a_certificate_are_refused_once_one_is_required() {
     config.rule("everybody", "\"anonymous\"", &["pull", "push"], None);
     let gate = Gate::start(config).await;
     let client = gate.anonymous().await;
-    withdrawn(gate, client, |config| config.listen.clear(), "required now", &backend).await;
+    withdrawn(
+        gate,
+        client,
+        |config| config.listen.clear(),
+        "a client certificate is required",
+        &backend,
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -1,0 +1,83 @@
+//! The steps of a decision, which a call takes one by one while its body arrives, and `casgate explain` in one go.
+
+use crate::policy::identity::Identity;
+use crate::policy::instance::InstanceName;
+use crate::policy::method::{InstanceIn, Method, Service};
+use crate::policy::{Permit, Scope, Standing, Uris};
+use crate::route::BackendId;
+use crate::snapshot::Snapshot;
+use crate::status::Rejection;
+
+/// Whether the method is served.
+///
+/// # Errors
+/// What the client is told.
+pub fn check_served(snapshot: &Snapshot, method: Method) -> Result<(), Rejection> {
+    if method.service() == Service::ReferenceStorage && !snapshot.reference_storage {
+        return Err(Rejection::unknown_method(method.path()));
+    }
+    Ok(())
+}
+
+/// Whether the certificate is still good, at a time in seconds since 1970. `withdrawn` says why the configuration does
+/// not accept it.
+///
+/// # Errors
+/// What the client is told.
+pub fn check_good(identity: &Identity, withdrawn: Option<&String>, now: i64) -> Result<(), Rejection> {
+    if identity.expired_at(now) {
+        return Err(Rejection::Expired(identity.clone()));
+    }
+    match withdrawn {
+        Some(reason) => Err(Rejection::Withdrawn(identity.clone(), reason.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Whether the caller may ever call the method, before a byte of the body is read.
+///
+/// # Errors
+/// What the client is told.
+pub fn check_ever(identity: &Identity, standing: &Standing, method: Method) -> Result<(), Rejection> {
+    standing
+        .may_ever(method.rights())
+        .map_err(|denial| Rejection::denied(identity, denial))
+}
+
+/// The instance that a name is, where the method has one.
+///
+/// # Errors
+/// What the client is told.
+pub fn scope(method: Method, instance: &str) -> Result<Scope, Rejection> {
+    match method.instance_in() {
+        InstanceIn::Unknown => Ok(Scope::Unknown),
+        InstanceIn::Field(_) | InstanceIn::ResourceName(_) => Ok(Scope::Instance(InstanceName::parse(instance)?)),
+    }
+}
+
+/// The decision.
+///
+/// # Errors
+/// What the client is told.
+pub fn decide(
+    snapshot: &Snapshot,
+    identity: &Identity,
+    standing: &Standing,
+    method: Method,
+    scope: Scope,
+    uris: Uris,
+) -> Result<Permit, Rejection> {
+    snapshot
+        .policy
+        .decide(standing, method, scope, uris)
+        .map_err(|denial| Rejection::denied(identity, denial))
+}
+
+/// The backend of an authorized call.
+///
+/// # Errors
+/// What the client is told where no route leads to one.
+pub fn backend(snapshot: &Snapshot, permit: &Permit) -> Result<BackendId, Rejection> {
+    let service = permit.method().service();
+    snapshot.routes.pick(permit).ok_or(Rejection::NoBackend(service))
+}
