@@ -45,21 +45,53 @@ pub(crate) struct Closed;
 ///
 /// # Errors
 /// When the stream was reset or the connection ended.
-pub(crate) async fn send(stream: &mut SendStream<Bytes>, mut chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
+pub(crate) async fn send(stream: &mut SendStream<Bytes>, chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
+    match send_within(None, stream, chunk, end_of_stream).await {
+        Ok(()) => Ok(()),
+        Err(Stopped::Closed | Stopped::Stalled) => Err(Closed),
+    }
+}
+
+/// Why a chunk was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// The receiver is gone.
+    Closed,
+    /// The receiver took nothing for too long.
+    Stalled,
+}
+
+/// The same, unless the receiver takes nothing at all for so long. One that is slow is waited for.
+///
+/// # Errors
+/// See [`Stopped`].
+pub(crate) async fn send_within(
+    patience: Option<Duration>,
+    stream: &mut SendStream<Bytes>,
+    mut chunk: Bytes,
+    end_of_stream: bool,
+) -> Result<(), Stopped> {
     loop {
         stream.reserve_capacity(chunk.len());
         let capacity = stream.capacity();
         if capacity >= chunk.len() {
-            return stream.send_data(chunk, end_of_stream).map_err(|_| Closed);
+            return stream.send_data(chunk, end_of_stream).map_err(|_| Stopped::Closed);
         }
         if capacity > 0 {
             let part = chunk.split_to(capacity);
-            stream.send_data(part, false).map_err(|_| Closed)?;
+            stream.send_data(part, false).map_err(|_| Stopped::Closed)?;
             continue;
         }
-        match poll_fn(|cx| stream.poll_capacity(cx)).await {
+        let capacity = poll_fn(|cx| stream.poll_capacity(cx));
+        let capacity = match patience {
+            None => capacity.await,
+            Some(patience) => tokio::time::timeout(patience, capacity)
+                .await
+                .map_err(|_| Stopped::Stalled)?,
+        };
+        match capacity {
             Some(Ok(_)) => {}
-            Some(Err(_)) | None => return Err(Closed),
+            Some(Err(_)) | None => return Err(Stopped::Closed),
         }
     }
 }

@@ -93,6 +93,8 @@ pub enum Limit {
     IdleTimeout,
     /// `limits.resets-at-once` and `limits.resets-per-second`
     Resets,
+    /// `limits.stall-timeout`
+    StallTimeout,
 }
 
 /// What a limit did.
@@ -100,19 +102,20 @@ pub enum Limit {
 pub enum Action {
     /// A connection was not taken.
     Refused,
-    /// A connection was closed.
+    /// A connection was closed, or a stream.
     Closed,
 }
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 6] = [
+    pub const ALL: [Limit; 7] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Handshakes,
         Limit::FirstRequestTimeout,
         Limit::IdleTimeout,
         Limit::Resets,
+        Limit::StallTimeout,
     ];
 
     /// Its name in metrics and logs.
@@ -124,6 +127,7 @@ impl Limit {
             Limit::FirstRequestTimeout => "first-request-timeout",
             Limit::IdleTimeout => "idle-timeout",
             Limit::Resets => "resets",
+            Limit::StallTimeout => "stall-timeout",
         }
     }
 }

@@ -81,6 +81,7 @@ async fn try_handle(
     let mut held = Held::new(caller);
     let view = caller.view();
     let (snapshot, identity) = (&view.live.snapshot, &caller.peer.identity);
+    answer.wait_at_most(snapshot.limits.stall_timeout);
     verdict::check_served(snapshot, method)?;
     right::check(caller, &view)?;
     verdict::check_ever(identity, &view.standing, method)?;
@@ -214,7 +215,7 @@ impl Own<'_> {
         if let Ok(message) = &result {
             record.sent(message.len());
         }
-        Ok(answer.message(result).await?)
+        answer.message(result).await
     }
 }
 

@@ -113,6 +113,9 @@ pub enum Rejection {
     /// Nothing may be changed while the audit log can't be written.
     #[error("{0}")]
     Audit(#[from] crate::audit::Failing),
+    /// The client took nothing of its answer for too long, and was reset.
+    #[error("the client took nothing of its answer for as long as `limits.stall-timeout`")]
+    Stalled,
     /// The client reset the stream or closed the connection.
     #[error("the client cancelled the call")]
     Cancelled,
@@ -143,7 +146,7 @@ impl Rejection {
             Rejection::TooLarge(_) => Code::Unknown,
             Rejection::Unavailable { .. } | Rejection::Audit(_) => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
-            Rejection::Cancelled => Code::Cancelled,
+            Rejection::Stalled | Rejection::Cancelled => Code::Cancelled,
         }
     }
 
@@ -169,6 +172,7 @@ impl Rejection {
             Rejection::Audit(_) => "audit-failing",
             Rejection::Unavailable { .. } => "unavailable",
             Rejection::NotGrpc { .. } => "not-grpc",
+            Rejection::Stalled => "stalled",
             Rejection::Cancelled => "cancelled",
         }
     }

@@ -350,6 +350,9 @@ pub struct Limits {
     pub resets_at_once: Key<u32>,
     /// `resets-per-second = 500`: how many of them are forgotten each second, 1 to 1000000.
     pub resets_per_second: Key<u32>,
+    /// `stall-timeout = 300`: a stream is reset when its client takes nothing at all of an answer for so long. One that is
+    /// slow is waited for.
+    pub stall_timeout: Key<u64>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

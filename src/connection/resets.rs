@@ -72,6 +72,7 @@ mod tests {
             idle_timeout: second,
             anonymous_idle_timeout: second,
             resets_at_once: 1000,
+            stall_timeout: Duration::from_secs(1),
             resets_per_second: 100,
         };
         let begun = Instant::now();

@@ -3,10 +3,11 @@
 
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
-use h2::SendStream;
 use h2::server::SendResponse;
+use h2::{Reason, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use super::call_id::CallId;
 use super::headers::NotGrpc;
 use super::own::Status;
-use crate::http2::{self, Closed};
+use crate::http2::{self, Closed, Stopped};
 use crate::policy::method::Method;
 use crate::status::{Code, Rejection, encode_message};
 
@@ -26,7 +27,11 @@ const SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
 const NOT_SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x02");
 
 /// What was sent to the client so far.
-pub(super) struct Answer(State);
+pub(super) struct Answer {
+    state: State,
+    /// How long a client may take nothing at all; without it, for ever.
+    patience: Option<Duration>,
+}
 
 enum State {
     Nothing(SendResponse<Bytes>),
@@ -36,16 +41,24 @@ enum State {
 
 impl Answer {
     pub(super) fn new(respond: SendResponse<Bytes>) -> Answer {
-        Answer(State::Nothing(respond))
+        Answer {
+            state: State::Nothing(respond),
+            patience: None,
+        }
+    }
+
+    /// Gives the client up when it takes nothing at all for so long.
+    pub(super) fn wait_at_most(&mut self, patience: Duration) {
+        self.patience = Some(patience);
     }
 
     /// Sends the response headers, which end the answer when `end_of_stream`.
     pub(super) fn head(&mut self, response: Response<()>, end_of_stream: bool) -> Result<(), Closed> {
-        let State::Nothing(respond) = &mut self.0 else {
+        let State::Nothing(respond) = &mut self.state else {
             return Err(Closed);
         };
         let stream = respond.send_response(response, end_of_stream).map_err(|_| Closed)?;
-        self.0 = if end_of_stream {
+        self.state = if end_of_stream {
             State::Done
         } else {
             State::Begun(stream)
@@ -54,16 +67,22 @@ impl Answer {
     }
 
     /// Sends a piece of the body as the client's window allows.
-    pub(super) async fn data(&mut self, chunk: Bytes) -> Result<(), Closed> {
-        match &mut self.0 {
-            State::Begun(stream) => http2::send(stream, chunk, false).await,
-            State::Nothing(_) | State::Done => Err(Closed),
+    pub(super) async fn data(&mut self, chunk: Bytes) -> Result<(), Stopped> {
+        let State::Begun(stream) = &mut self.state else {
+            return Err(Stopped::Closed);
+        };
+        let sent = http2::send_within(self.patience, stream, chunk, false).await;
+        if sent == Err(Stopped::Stalled) {
+            // What waits for it is let go of with the stream.
+            stream.send_reset(Reason::CANCEL);
+            self.state = State::Done;
         }
+        sent
     }
 
     /// Sends the trailers, which end the answer.
     pub(super) fn trailers(&mut self, trailers: HeaderMap) -> Result<(), Closed> {
-        match std::mem::replace(&mut self.0, State::Done) {
+        match std::mem::replace(&mut self.state, State::Done) {
             State::Begun(mut stream) => stream.send_trailers(trailers).map_err(|_| Closed),
             State::Nothing(_) | State::Done => Err(Closed),
         }
@@ -71,7 +90,7 @@ impl Answer {
 
     /// Ready when the client has reset the stream, or its connection ended.
     pub(super) fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.0 {
+        match &mut self.state {
             State::Nothing(respond) => respond.poll_reset(cx).map(drop),
             State::Begun(stream) => stream.poll_reset(cx).map(drop),
             State::Done => Poll::Pending,
@@ -91,7 +110,7 @@ impl Answer {
     pub(super) fn reject(&mut self, rejection: &Rejection, call: CallId) {
         let status = status_headers(rejection.code() as u8, &rejection.grpc_message(call));
         // A client that is gone hears nothing, which is nobody's fault.
-        let _gone = match &self.0 {
+        let _gone = match &self.state {
             State::Nothing(_) => {
                 let mut response = Response::new(());
                 *response.headers_mut() = status;
@@ -106,7 +125,7 @@ impl Answer {
     }
 
     /// Answers with a message, which comes with its prefix, and OK; or with another status alone. Gives the status.
-    pub(super) async fn message(&mut self, result: Result<Bytes, Status>) -> Result<u8, Closed> {
+    pub(super) async fn message(&mut self, result: Result<Bytes, Status>) -> Result<u8, Rejection> {
         let mut response = Response::new(());
         let (body, status) = match result {
             Ok(body) => (Some(body), status_headers(Code::Ok as u8, "")),
@@ -147,7 +166,7 @@ impl Answer {
     ) -> Result<u8, Rejection> {
         if method != Method::HealthWatch {
             let status = if *draining.borrow() { NOT_SERVING } else { SERVING };
-            return self.message(Ok(status)).await.map_err(Rejection::from);
+            return self.message(Ok(status)).await;
         }
         let mut response = Response::new(());
         let content_type = HeaderValue::from_static("application/grpc");

@@ -5,7 +5,7 @@ use http::{Response, StatusCode};
 
 use super::answer::grpc_status;
 use super::headers;
-use crate::http2::{self, Closed};
+use crate::http2::{self, Closed, Stopped};
 use crate::status::{Code, Rejection};
 use crate::upstream::Backend;
 
@@ -27,6 +27,21 @@ impl From<Closed> for Rejection {
     /// The client takes no more of its answer.
     fn from(_: Closed) -> Rejection {
         Rejection::Cancelled
+    }
+}
+
+impl From<Stopped> for Rejection {
+    fn from(stopped: Stopped) -> Rejection {
+        match stopped {
+            Stopped::Closed => Rejection::Cancelled,
+            Stopped::Stalled => Rejection::Stalled,
+        }
+    }
+}
+
+impl From<Stopped> for Failure {
+    fn from(stopped: Stopped) -> Failure {
+        Failure::Reject(stopped.into())
     }
 }
 

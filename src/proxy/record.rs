@@ -10,6 +10,7 @@ use super::subject::Subject;
 use crate::audit::{Holder, Line, Place};
 use crate::connection::Caller;
 use crate::live::Live;
+use crate::metrics::{Action, Limit};
 use crate::policy::identity::{Identity, printable};
 use crate::policy::instance::InstanceName;
 use crate::policy::method::Method;
@@ -135,6 +136,7 @@ impl Record {
     pub(super) fn rejected(mut self, rejection: &Rejection) {
         let metrics = &self.caller.shared.metrics;
         match rejection {
+            Rejection::Stalled => metrics.limited(Limit::StallTimeout, Action::Closed),
             Rejection::Denied(_, denial) => metrics.denied(Some(denial.right), rejection.label()),
             Rejection::Expired(_) | Rejection::Withdrawn(..) | Rejection::UnknownMethod { .. } => {
                 metrics.denied(None, rejection.label());

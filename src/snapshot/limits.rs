@@ -30,9 +30,11 @@ pub struct Limits {
     pub resets_at_once: u32,
     /// And how many more of them it may reset each second.
     pub resets_per_second: u32,
+    /// How long a client may take nothing at all of an answer that waits for it.
+    pub stall_timeout: Duration,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "connections",
     "connections-per-address",
     "handshakes",
@@ -41,6 +43,7 @@ const KEYS: [&str; 8] = [
     "anonymous-idle-timeout",
     "resets-at-once",
     "resets-per-second",
+    "stall-timeout",
 ];
 
 /// A week is as good as for ever, and no sum of times overflows.
@@ -74,6 +77,8 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
         // Bazel cancels all of its calls when a build is interrupted, a thousand at most.
         resets_at_once: resets_at_once.unwrap_or(5000),
         resets_per_second: resets_per_second.unwrap_or(500),
+        // A user may stop a client for a while, and go on.
+        stall_timeout: time(&table.stall_timeout, "stall-timeout", 300),
     }
 }
 

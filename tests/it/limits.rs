@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use casgate::policy::method::Method;
+use h2::Reason;
 use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::backend::{Backend, Exchange, head, silent, status, unary};
+use crate::harness::backend::{Backend, Exchange, head, send, silent, status, unary};
 use crate::harness::frames::{self, Frame};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::wire::{connect_tls, grpc_request, tls_config};
@@ -198,4 +200,50 @@ async fn a_fetch_that_is_too_long_to_be_held_is_refused() {
     assert_eq!(reply.code(), Some(3), "{reply:?}");
     assert!(reply.message().contains("64 KiB"), "{reply:?}");
     assert_eq!(backend.streams(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_given_up_and_a_slow_one_is_not() {
+    const SIZE: usize = 3_000_000;
+    let backend = Backend::start(|mut exchange: Exchange| async move {
+        exchange.drain().await;
+        let mut answer = exchange.begin();
+        send(&mut answer, grpc::frame(&[0; SIZE])).await;
+        let _gone = answer.send_trailers(status(0, ""));
+    });
+    let mut config = Config::to(&backend);
+    config.top.push_str("\nlimits = { stall-timeout = 1 }");
+    let gate = Gate::start(config).await;
+    // On connections of their own, so that the window of the one is not that of the other.
+    let (mut first, mut second) = (gate.client("reader").await, gate.client("reader").await);
+    let mut calls = [first.open(Method::Read), second.open(Method::Read)];
+    for call in &mut calls {
+        call.send(grpc::request(Method::Read, "")).await;
+        call.end();
+    }
+    let [mut stalled, mut slow] = calls;
+    let (_, mut body) = slow.head().await;
+    // Three seconds in all, and never one without progress.
+    let mut taken = 0;
+    while let Some(chunk) = within("a chunk", body.data()).await {
+        let length = chunk.unwrap().len();
+        taken += length;
+        body.flow_control().release_capacity(length).unwrap();
+        if taken % 500_000 < length {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    assert_eq!(taken, SIZE + 5);
+    // Nothing was given back of the window of the other one.
+    let (_, mut body) = stalled.head().await;
+    let reset = loop {
+        match within("a reset", body.data()).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error.reason(),
+            None => panic!("it ended"),
+        }
+    };
+    assert_eq!(reset, Some(Reason::CANCEL));
+    let limited = gate.metric("casgate_limited_total", &["stall-timeout", "closed"]);
+    assert_eq!(limited, 1.0);
 }

@@ -11,6 +11,7 @@ fn limits(connections: usize, connections_per_address: usize) -> Limits {
         idle_timeout: second,
         anonymous_idle_timeout: second,
         resets_at_once: 1,
+        stall_timeout: Duration::from_secs(1),
         resets_per_second: 1,
     }
 }
