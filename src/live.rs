@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,7 +21,8 @@ use crate::policy::rights::Right;
 use crate::proxy::completeness::Known;
 use crate::route::BackendId;
 use crate::server::descriptors;
-use crate::snapshot::Snapshot;
+use crate::snapshot::listen::ListenerId;
+use crate::snapshot::{LogPlan, Snapshot};
 use crate::upstream::{Backend, OpenError};
 
 /// A snapshot, its backends and its counters.
@@ -41,6 +43,7 @@ pub struct Shared {
     threads: usize,
     store_runtime: Handle,
     live: ArcSwap<Live>,
+    started: Started,
     /// What was read last, whether or not it could be used.
     tried: Mutex<Source>,
     /// Counts configurations; connections look at their callers again when it changes.
@@ -53,6 +56,16 @@ pub struct Shared {
     pub census: Arc<Census>,
     /// Artifacts that were found whole a moment ago.
     pub known: Known,
+}
+
+/// What a program gets when it starts, and a reload can't change.
+#[derive(Debug)]
+struct Started {
+    listeners: HashSet<ListenerId>,
+    admin: Option<SocketAddr>,
+    threads: Option<usize>,
+    log: LogPlan,
+    handshakes: usize,
 }
 
 /// Why a configuration was not taken into use. The one before goes on.
@@ -165,6 +178,7 @@ impl Shared {
     ) -> Result<Shared, ReloadError> {
         let room = descriptors::room(&snapshot, threads);
         let census = Census::new(&snapshot.limits, room, Arc::clone(&metrics));
+        let started = Started::with(&snapshot);
         let tried = Mutex::new(snapshot.source.clone());
         let live = Live::open(snapshot, &[], threads, &metrics, &store_runtime).await?;
         let shared = Shared {
@@ -172,6 +186,7 @@ impl Shared {
             threads,
             store_runtime,
             live: ArcSwap::from_pointee(live),
+            started,
             tried,
             generation: watch::Sender::new(1),
             draining: watch::Sender::new(false),
@@ -217,6 +232,12 @@ impl Shared {
         Some(self.take(loaded).await)
     }
 
+    /// Whether a file says something else than when it was read last.
+    pub async fn has_changed(&self) -> bool {
+        let last = self.tried.lock().await.fingerprint;
+        self.read().await.0.fingerprint != last
+    }
+
     /// The files whose content decides what a reload does.
     pub async fn files(&self) -> Vec<PathBuf> {
         self.tried.lock().await.files.clone()
@@ -239,7 +260,7 @@ impl Shared {
     async fn try_take(&self, loaded: Result<Loaded, Problems>) -> Result<(), ReloadError> {
         let snapshot = Snapshot::compile(&loaded?)?;
         let before = self.live();
-        warn_of_restart(&before.snapshot, &snapshot);
+        let wanted = Started::with(&snapshot);
         let live = Live::open(
             snapshot,
             &before.backends,
@@ -249,6 +270,7 @@ impl Shared {
         )
         .await?;
         self.live.store(Arc::new(live));
+        self.started.warn_of_restart(&wanted);
         self.generation.send_modify(|generation| *generation += 1);
         self.note_success();
         Ok(())
@@ -271,22 +293,35 @@ fn open_audit(plan: &AuditPlan, metrics: &Metrics) -> Result<Audit, ReloadError>
     })
 }
 
+impl Started {
+    fn with(snapshot: &Snapshot) -> Started {
+        Started {
+            listeners: snapshot.listeners.iter().map(|listener| listener.id).collect(),
+            admin: snapshot.admin,
+            threads: snapshot.threads,
+            log: snapshot.log.clone(),
+            handshakes: snapshot.limits.handshakes,
+        }
+    }
+
+    /// Says what a configuration asks for in vain: at each reload, as long as that is so.
+    fn warn_of_restart(&self, wanted: &Started) {
+        let changed = [
+            ("listen.address", self.listeners != wanted.listeners),
+            ("admin.address", self.admin != wanted.admin),
+            ("threads", self.threads != wanted.threads),
+            ("limits.handshakes", self.handshakes != wanted.handshakes),
+            ("log.format", self.log.format != wanted.log.format),
+            ("log.filter", self.log.filter != wanted.log.filter),
+        ];
+        for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+            tracing::warn!(target: "casgate::reload", key, "`{key}` has changed, which takes a restart");
+        }
+    }
+}
+
 /// Seconds since 1970.
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-fn warn_of_restart(old: &Snapshot, new: &Snapshot) {
-    let ids = |snapshot: &Snapshot| -> HashSet<_> { snapshot.listeners.iter().map(|listener| listener.id).collect() };
-    let changed = [
-        ("listen.address", ids(old) != ids(new)),
-        ("admin.address", old.admin != new.admin),
-        ("threads", old.threads != new.threads),
-        ("limits.handshakes", old.limits.handshakes != new.limits.handshakes),
-        ("log", old.log != new.log),
-    ];
-    for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
-        tracing::warn!(target: "casgate::reload", key, "this change takes a restart");
-    }
 }

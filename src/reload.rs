@@ -70,8 +70,12 @@ impl Watch {
             if self.shared.live().snapshot.watch {
                 let notices = self.notices(&self.shared.files().await);
                 // Only now, so that what changes while the files are read is told of.
-                if let Some(result) = self.shared.reload_if_changed().await {
-                    return result;
+                if self.shared.has_changed().await {
+                    // A file that is half written may well be good, and say less than it will.
+                    notices.until_quiet().await;
+                    if let Some(result) = self.shared.reload_if_changed().await {
+                        return result;
+                    }
                 }
                 tokio::select! {
                     () = notices.next() => {}
@@ -137,12 +141,20 @@ impl Notices {
     async fn next(&self) {
         match self {
             Notices::Events { changed, .. } => {
-                if timeout(SLOW_POLL, changed.notified()).await.is_ok() {
-                    let begun = Instant::now();
-                    while begun.elapsed() < LONGEST && timeout(QUIET, changed.notified()).await.is_ok() {}
-                }
+                let _or_never_told = timeout(SLOW_POLL, changed.notified()).await;
             }
             Notices::None => sleep(POLL).await,
+        }
+    }
+
+    /// Ends when nothing was told of for a while.
+    async fn until_quiet(&self) {
+        match self {
+            Notices::Events { changed, .. } => {
+                let begun = Instant::now();
+                while begun.elapsed() < LONGEST && timeout(QUIET, changed.notified()).await.is_ok() {}
+            }
+            Notices::None => sleep(QUIET).await,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::configs::{certificates, compile, examples};
 
 const README: &str = include_str!("../../README.md");
 const KEYS: &str = include_str!("../../src/config/file.rs");
+const LIVE: &str = include_str!("../../src/live.rs");
 const METRICS: &str = include_str!("../../src/metrics.rs");
 const RECORD: &str = include_str!("../../src/proxy/record.rs");
 const STATUS: &str = include_str!("../../src/status.rs");
@@ -115,6 +116,18 @@ fn every_key_is_in_the_reference_and_no_other() {
         "{keys:?}"
     );
     assert_eq!(names(section("Configuration")), keys);
+}
+
+#[test]
+fn the_keys_that_take_a_restart_are_marked() {
+    let marked: BTreeSet<_> = rows(section("Configuration"))
+        .into_iter()
+        .filter(|(_, row)| row.contains("*restart*"))
+        .map(|(name, _)| name)
+        .collect();
+    let told: BTreeSet<_> = literals(between(LIVE, "let changed = [", "];")).collect();
+    assert!(told.len() >= 5, "{told:?}");
+    assert_eq!(marked, told);
 }
 
 #[test]

@@ -233,6 +233,63 @@ async fn a_mistake_is_told_of_once_and_again_at_each_signal() {
 }
 
 #[tokio::test]
+async fn what_takes_a_restart_is_told_of_as_long_as_it_is_so() {
+    let backend = Backend::start(unary);
+    let (gate, _) = program(&backend, |_| {}).await;
+    let path = gate.dir().join("casgate.toml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let changes = [
+        (
+            "listen.address",
+            "[[listen]]\naddress = \"127.0.0.1:0\"",
+            "[[listen]]\naddress = \"127.0.0.2:0\"",
+        ),
+        (
+            "admin.address",
+            "[admin]\naddress = \"127.0.0.1:0\"",
+            "[admin]\naddress = \"127.0.0.2:0\"",
+        ),
+        ("threads", "threads = 1", "threads = 2"),
+        ("log.format", "format = \"json\"", "format = \"text\""),
+        (
+            "log.filter",
+            "format = \"json\"",
+            "format = \"json\", filter = \"debug\"",
+        ),
+    ];
+    let mut reloads = 0;
+    for (key, from, to) in changes {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(&path, good.replace(from, to)).unwrap();
+        // The second time nothing has changed since the first.
+        for times in 1..=2 {
+            gate.hang_up();
+            reloads += 1;
+            until("a reload", || gate.told(RELOADED) >= reloads).await;
+            reloads = gate.told(RELOADED);
+            let told = gate.told(&format!("`{key}` has changed, which takes a restart"));
+            assert!(told >= times, "{key}: {:?}", gate.reload_log());
+        }
+    }
+    std::fs::write(&path, &good).unwrap();
+    gate.hang_up();
+    until("a reload", || gate.told(RELOADED) > reloads).await;
+    let log = gate.reload_log();
+    let last = log.iter().rposition(|(_, text)| text.contains(RELOADED)).unwrap();
+    let before_last = log[..last]
+        .iter()
+        .rposition(|(_, text)| text.contains(RELOADED))
+        .unwrap();
+    assert!(
+        !log[before_last..]
+            .iter()
+            .any(|(_, text)| text.contains("takes a restart")),
+        "{log:?}"
+    );
+    assert_eq!(gate.told(KEPT), 0);
+}
+
+#[tokio::test]
 async fn without_a_watch_only_the_signal_counts() {
     let backend = Backend::start(unary);
     let (mut gate, _) = program(&backend, |config| config.top.push_str("\nwatch = false")).await;
