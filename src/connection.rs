@@ -160,6 +160,8 @@ where
             Ok(()) = generation.changed() => {
                 let view = caller.view();
                 caller.recheck();
+                // A list that had ended may have been followed by another.
+                has_expired = false;
                 if view.withdrawn.is_some() && !is_draining {
                     is_draining = true;
                     connection.graceful_shutdown();

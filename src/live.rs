@@ -21,7 +21,7 @@ use crate::policy::rights::Right;
 use crate::proxy::completeness::Known;
 use crate::route::BackendId;
 use crate::server::descriptors;
-use crate::snapshot::listen::ListenerId;
+use crate::snapshot::listen::{ListenerId, Security};
 use crate::snapshot::{LogPlan, Snapshot};
 use crate::upstream::{Backend, OpenError};
 
@@ -133,14 +133,8 @@ impl Live {
             });
         }
         metrics.not_after.reset();
-        let mut ends = BTreeMap::new();
-        for (certificate, end) in snapshot.listeners.iter().flat_map(|listener| &listener.expiries) {
-            // Of several with one name the first to end is the one to know about.
-            let first = ends.entry(certificate).or_insert(*end);
-            *first = (*first).min(*end);
-        }
-        for (certificate, end) in ends {
-            metrics.not_after.with_label_values(&[certificate]).set(end);
+        for (what, end) in ends(&snapshot) {
+            metrics.not_after.with_label_values(&[&what]).set(end);
         }
         let allowed = snapshot
             .policy
@@ -324,4 +318,25 @@ impl Started {
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// When certificates and revocation lists end, by what they are for. Of several with one name the first to end is the one
+/// to know about.
+fn ends(snapshot: &Snapshot) -> BTreeMap<String, i64> {
+    let mut ends = BTreeMap::new();
+    let mut note = |what: String, end: i64| {
+        let first = ends.entry(what).or_insert(end);
+        *first = end.min(*first);
+    };
+    for listener in &snapshot.listeners {
+        for (certificate, end) in &listener.expiries {
+            note(certificate.clone(), *end);
+        }
+        if let Security::Tls { verifier, .. } = &listener.security {
+            for (issuer, end) in verifier.lists().ends() {
+                note(format!("client-crl {issuer}"), end);
+            }
+        }
+    }
+    ends
 }

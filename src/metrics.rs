@@ -225,7 +225,7 @@ impl Metrics {
             )?,
             not_after: gauges(
                 "casgate_certificate_not_after_seconds",
-                "End of the validity of certificates of the configuration, in seconds since 1970.",
+                "End of the validity of certificates and revocation lists of the configuration, in seconds since 1970.",
                 &["certificate"],
             )?,
             audit_lost: counter(

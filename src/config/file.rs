@@ -124,6 +124,10 @@ pub struct Listen {
     pub client_ca: Key<Vec<Key<ClientCa>>>,
     /// `client-crl = []`: PEM files with revocation lists.
     pub client_crl: Key<Vec<String>>,
+    /// `client-crl-expired = "tolerate" | "refuse"`: what becomes of the certificates of an authority whose revocation
+    /// list has ended (its nextUpdate is over): with `refuse`, all of them are refused (default `tolerate`: the list goes
+    /// on being applied).
+    pub client_crl_expired: Key<ExpiredLists>,
     /// `client-certificate = "required" | "optional"`: with `optional`, a caller without one is anonymous
     /// (default `required`).
     pub client_certificate: Key<ClientCertificate>,
@@ -195,6 +199,20 @@ pub enum Role {
     Authority,
     /// It is a client certificate itself, and what its key signs is not trusted.
     Client,
+}
+
+/// What becomes of the certificates of an authority whose revocation list has ended.
+///
+/// The default is not the stricter one: who can't replace the list in time would lock all clients out at once, while an
+/// old list still refuses all that it names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExpiredLists {
+    /// The list is applied as it is.
+    #[default]
+    Tolerate,
+    /// They are refused.
+    Refuse,
 }
 
 /// Whether callers must show a certificate.

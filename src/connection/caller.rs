@@ -12,7 +12,7 @@ use super::resets::Resets;
 use crate::live::{Live, Shared, now};
 use crate::policy::Standing;
 use crate::policy::identity::Identity;
-use crate::snapshot::listen::ListenerId;
+use crate::snapshot::listen::{ListenerId, Security};
 use crate::tls::identity;
 
 /// The other end of a connection whose handshake was verified.
@@ -52,6 +52,8 @@ pub struct View {
     pub standing: Standing,
     /// Why the certificate is not accepted any more.
     pub withdrawn: Option<String>,
+    /// Last second in which a revocation list holds without which the certificate is not accepted.
+    until: Option<i64>,
 }
 
 impl Peer {
@@ -94,7 +96,7 @@ impl Caller {
     /// What the configuration that runs now gives to the peer.
     pub fn view(&self) -> Arc<View> {
         let mut view = self.view.lock();
-        if !self.shared.is_current(&view.live) {
+        if !self.shared.is_current(&view.live) || view.until.is_some_and(|end| end < now()) {
             *view = Arc::new(View::new(self.shared.live(), &self.peer));
         }
         Arc::clone(&view)
@@ -120,13 +122,16 @@ impl Caller {
         self.resets.too_many().await;
     }
 
-    /// Ends once the certificate has expired by the clock of the machine, which may be set in between.
+    /// Ends once the certificate has expired, or a revocation list without which it is not accepted, by the clock of the
+    /// machine, which may be set in between.
     pub(super) async fn until_expired(&self) {
         let Identity::Certificate(certificate) = &self.peer.identity else {
             return std::future::pending().await;
         };
-        while !self.peer.identity.expired_at(now()) {
-            let left = certificate.not_after.saturating_sub(now()).saturating_add(1);
+        let list = self.view().until;
+        let end = list.map_or(certificate.not_after, |list| list.min(certificate.not_after));
+        while end >= now() {
+            let left = end.saturating_sub(now()).saturating_add(1);
             tokio::time::sleep(Duration::from_secs(left.clamp(1, 60).unsigned_abs())).await;
         }
     }
@@ -139,9 +144,14 @@ impl View {
             Ok(issuers) => (issuers, None),
             Err(reason) => (Vec::new(), Some(reason)),
         };
+        let until = match live.snapshot.listener(peer.listener).map(|listener| &listener.security) {
+            Some(Security::Tls { verifier, .. }) if withdrawn.is_none() => verifier.list_end_for(&peer.chain),
+            _ => None,
+        };
         View {
             standing: live.snapshot.policy.standing(&peer.identity, &issuers),
             withdrawn,
+            until,
             live,
         }
     }

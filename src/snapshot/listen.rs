@@ -84,13 +84,14 @@ impl Security {
     }
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "address",
     "tls",
     "certificate",
     "key",
     "client-ca",
     "client-crl",
+    "client-crl-expired",
     "client-certificate",
     "drain-timeout",
 ];
@@ -161,6 +162,7 @@ fn clear(table: &file::Listen, at: &str, report: &mut Report) -> Option<Security
         ("key", table.key != Key::Absent),
         ("client-ca", table.client_ca != Key::Absent),
         ("client-crl", table.client_crl != Key::Absent),
+        ("client-crl-expired", table.client_crl_expired != Key::Absent),
         ("client-certificate", table.client_certificate != Key::Absent),
     ];
     let given: Vec<_> = given.into_iter().filter(|(_, is_given)| *is_given).collect();
@@ -200,9 +202,13 @@ fn tls(
     }
     let trusted = trusted(loaded, table, &key("client-ca"), mode, expiries, report);
     let crls = revocation_lists(loaded, table, &key("client-crl"), report);
+    let expired = report.value(&table.client_crl_expired, &key("client-crl-expired"));
+    let expired = expired.copied().unwrap_or_default();
 
     let is_named = |trusted: &Trusted| is_named(policy, trusted);
-    let verifier = ClientVerifier::new(&trusted?, &crls?, mode == ClientCertificate::Required, &is_named);
+    let crls = crls?;
+    let verifier = ClientVerifier::new(&trusted?, &crls, mode == ClientCertificate::Required, &is_named)
+        .and_then(|verifier| verifier.expired_lists(&crls, expired));
     let verifier = Arc::new(report.ok(verifier, &key("client-ca"))?);
     let config = tls::server_config(chain?, private?, Arc::clone(&verifier)).map_err(|error| {
         let name = |key: &Key<String>| match key {

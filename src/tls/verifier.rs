@@ -29,7 +29,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::identity::{self, Usage};
-use crate::config::file::Role;
+use super::lists::Lists;
+use crate::config::file::{ExpiredLists, Role};
 use crate::policy::identity::printable;
 
 /// A certificate of `client-ca`.
@@ -66,6 +67,7 @@ pub struct ClientVerifier {
     anchors: HashSet<(Vec<u8>, Vec<u8>)>,
     issuers: usize,
     revoked: HashSet<IssuerAndSerial>,
+    lists: Lists,
     warnings: Vec<String>,
 }
 
@@ -153,8 +155,33 @@ impl ClientVerifier {
             anchors,
             issuers,
             revoked: revoked_serials(crls)?,
+            lists: Lists::default(),
             warnings: [warnings, crl_warnings(trusted, crls)?].concat(),
         })
+    }
+
+    /// What becomes of the certificates of an authority whose lists have ended.
+    ///
+    /// # Errors
+    /// Text for people: a list that can't be used.
+    pub fn expired_lists(
+        mut self,
+        crls: &[CertificateRevocationListDer<'static>],
+        expired: ExpiredLists,
+    ) -> Result<ClientVerifier, String> {
+        self.lists = Lists::new(crls, expired)?;
+        self.warnings.extend(self.lists.warnings());
+        Ok(self)
+    }
+
+    /// The revocation lists.
+    pub fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    /// When a chain that is accepted now ends to be because a revocation list ends, in seconds since 1970.
+    pub fn list_end_for(&self, chain: &[CertificateDer<'_>]) -> Option<i64> {
+        self.lists.end_for(&chain.iter().collect::<Vec<_>>())
     }
 
     /// Verifies a chain as it was shown, leaf first: in the handshake, and again after a reload. Gives the names of the
@@ -163,6 +190,18 @@ impl ClientVerifier {
     /// # Errors
     /// Why it is not accepted, as rustls names it.
     pub fn verify(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Vec<Arc<str>>, Error> {
+        let names = self.verify_chain(end_entity, intermediates, now)?;
+        let chain: Vec<_> = [end_entity].into_iter().chain(intermediates).collect();
+        self.lists.check(&chain, now)?;
+        Ok(names)
+    }
+
+    fn verify_chain(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -343,6 +382,9 @@ pub fn reason(error: &Error) -> String {
             "it is not valid yet".to_owned()
         }
         Error::InvalidCertificate(CertificateError::Revoked) => "it is revoked".to_owned(),
+        Error::InvalidCertificate(CertificateError::ExpiredRevocationList) => {
+            "the revocation list of its issuer has ended, and nobody knows whether it is revoked".to_owned()
+        }
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "neither it nor its issuer stands in `client-ca`".to_owned()
         }
@@ -364,6 +406,7 @@ pub fn label(error: &Error) -> &'static str {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not-yet-valid",
             CertificateError::Revoked => "revoked",
+            CertificateError::ExpiredRevocationList => "list-expired",
             CertificateError::UnknownIssuer | CertificateError::Other(_) => "unknown-issuer",
             CertificateError::BadSignature => "bad-signature",
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "wrong-purpose",
@@ -386,7 +429,9 @@ fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), E
     Ok(())
 }
 
-fn read_list<'a>(crl: &'a CertificateRevocationListDer<'_>) -> Result<CertificateRevocationList<'a>, String> {
+pub(super) fn read_list<'a>(
+    crl: &'a CertificateRevocationListDer<'_>,
+) -> Result<CertificateRevocationList<'a>, String> {
     match CertificateRevocationList::from_der(crl) {
         Ok((_, list)) => Ok(list),
         Err(_) => Err("has a revocation list that can't be read".to_owned()),
@@ -406,12 +451,6 @@ fn crl_warnings(trusted: &[Trusted], crls: &[CertificateRevocationListDer<'stati
         if !trusted.iter().any(is_issuer) {
             warnings.push(format!(
                 "the revocation list of `{issuer}` has no effect on what client-ca names: no certificate there has this name, byte for byte"
-            ));
-        }
-        let now = crate::live::now();
-        if list.next_update().is_some_and(|end| end.timestamp() < now) {
-            warnings.push(format!(
-                "the revocation list of `{issuer}` is out of date, and goes on being applied: get the next one from its authority"
             ));
         }
     }

@@ -43,6 +43,7 @@ mod identity;
 mod instances;
 mod limits;
 mod listeners;
+mod lists;
 mod log;
 mod metrics;
 mod policy;

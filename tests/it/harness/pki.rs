@@ -94,6 +94,11 @@ impl Credentials {
 
     /// A revocation list with these certificates, as PEM.
     pub(crate) fn revoke(&self, certificates: &[&Credentials]) -> String {
+        self.revoke_until(OffsetDateTime::now_utc() + Duration::days(1), certificates)
+    }
+
+    /// The same, that ends at some time.
+    fn revoke_until(&self, end: OffsetDateTime, certificates: &[&Credentials]) -> String {
         let now = OffsetDateTime::now_utc();
         let issuer = Issuer::from_params(&self.params, &self.key);
         let revoked = |certificate: &&Credentials| RevokedCertParams {
@@ -103,8 +108,8 @@ impl Credentials {
             invalidity_date: None,
         };
         CertificateRevocationListParams {
-            this_update: now - Duration::hours(1),
-            next_update: now + Duration::days(1),
+            this_update: now - Duration::hours(2),
+            next_update: end,
             crl_number: SerialNumber::from_slice(&[1]),
             issuing_distribution_point: None,
             revoked_certs: certificates.iter().map(revoked).collect(),
@@ -182,6 +187,11 @@ impl Authority {
     /// A revocation list with these certificates, as PEM.
     pub(crate) fn revoke(&self, certificates: &[&Credentials]) -> String {
         self.own.revoke(certificates)
+    }
+
+    /// A revocation list that ends in so long, or did so long ago.
+    pub(crate) fn revoke_for(&self, left: Duration, certificates: &[&Credentials]) -> String {
+        self.own.revoke_until(OffsetDateTime::now_utc() + left, certificates)
     }
 }
 
