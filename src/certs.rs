@@ -1,8 +1,9 @@
-//! Makes certificates: an authority, servers and clients, as PEM files ready to use.
+//! Makes certificates: an authority, servers and clients, as PEM files ready to use. And revokes them.
 //!
 //! Keys are ECDSA P-256, which every client of the field can use (BuildStream 1 offers no other curve), in PKCS#8, which
-//! Bazel wants, and readable by their owner only. Nothing that lies in the folder is ever overwritten.
+//! Bazel wants, and readable by their owner only. Nothing that lies in the folder is ever overwritten, but for the revocation list.
 
+mod list;
 mod pair;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::tls::{identity, pem};
 
+pub use list::Revoked;
 pub(crate) use pair::write_new;
 
 use pair::Pair;
@@ -97,7 +99,7 @@ impl Folder {
         &self.path
     }
 
-    /// The authority, made unless it is there, with its folder. `name` is its commonName; it is valid for `days`.
+    /// The authority, made unless it is there, with its folder and a revocation list that is empty. `name` is its commonName; it is valid for `days`.
     ///
     /// # Errors
     /// When files can't be read or written, or the name is too long.
@@ -109,12 +111,17 @@ impl Folder {
             path: self.path.clone(),
             error,
         })?;
-        self.pair(AUTHORITY).make(|key| {
+        let made = self.pair(AUTHORITY).make(|key| {
             let mut params = params(name, OffsetDateTime::now_utc() + Duration::days(days.into()));
             params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
             Ok(params.self_signed(key)?)
-        })
+        })?;
+        // An old authority may have its key elsewhere; `casgate certs crl` makes its list.
+        if made.is_new {
+            self.renew_list(None)?;
+        }
+        Ok(made)
     }
 
     /// The server's certificate, made unless it is there: for these names and IP addresses of its host.
@@ -254,7 +261,7 @@ mod tests {
         let second = folder.client("ci", 5).unwrap();
         assert!(!second.is_new);
         assert_eq!(std::fs::read(&second.certificate).unwrap(), before);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 5);
     }
 
     #[test]

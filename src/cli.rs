@@ -34,7 +34,7 @@ pub enum Command {
     Audit(audit::Args),
     /// Explain a decision: who a certificate is, which rules match, and what the client is answered
     Explain(explain::Args),
-    /// Make certificates: an authority, servers, clients
+    /// Make certificates: an authority, servers, clients; and revoke them
     #[command(subcommand)]
     Certs(certs::Command),
     /// Try it: make certificates and a configuration with the embedded store, serve, print settings for clients

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{Certificate, KeyPair, PKCS_ECDSA_P256_SHA256};
+use tempfile::NamedTempFile;
 
 use super::{CertsError, Made};
 
@@ -64,7 +65,7 @@ impl Pair {
     }
 }
 
-fn read(path: &Path) -> Result<Option<String>, CertsError> {
+pub(super) fn read(path: &Path) -> Result<Option<String>, CertsError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -77,14 +78,34 @@ fn read(path: &Path) -> Result<Option<String>, CertsError> {
 /// # Errors
 /// When it is there, or can't be written.
 pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), CertsError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    write(path, content, mode, |file| {
+        file.persist_noclobber(path).map(drop).map_err(|error| error.error)
+    })
+}
+
+/// Writes a file that may be there: who reads it sees the old content or the new one, never a part.
+pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), CertsError> {
+    write(path, content, mode, |file| {
+        file.persist(path).map(drop).map_err(|error| error.error)
+    })
+}
+
+fn write(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    give_name: impl FnOnce(NamedTempFile) -> std::io::Result<()>,
+) -> Result<(), CertsError> {
+    // The folder of a bare name is the empty path, which nothing opens.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     let write = || {
         let mut file = tempfile::Builder::new()
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(folder)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
+        give_name(file)?;
         // The name lies in the folder.
         std::fs::File::open(folder)?.sync_all()
     };

@@ -1,4 +1,4 @@
-//! `casgate certs`: makes an authority, server certificates and client certificates.
+//! `casgate certs`: makes an authority, server certificates and client certificates, and revokes them.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ const MOST_DAYS: i64 = 36_500;
 /// The kinds of certificates.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Make an authority: DIR/ca.crt and DIR/ca.key
+    /// Make an authority: DIR/ca.crt and DIR/ca.key, and an empty revocation list: DIR/ca.crl
     ///
     /// `ca.crt` goes to `listen.client-ca` of the gate, and to clients as the certificate that they check the server
     /// against. `ca.key` makes certificates: keep it off the server.
@@ -59,6 +59,27 @@ pub enum Command {
         #[arg(long, default_value_t = DAYS, value_parser = clap::value_parser!(u32).range(1..=MOST_DAYS))]
         days: u32,
     },
+    /// Revoke certificates: put them into DIR/ca.crl
+    ///
+    /// The gate refuses them once its `listen.client-crl` names the new list. It needs no restart.
+    Revoke {
+        /// The folder with the authority
+        dir: PathBuf,
+        /// Clients' names, or paths of certificates with a `/` in them
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        /// How long the list holds, in days; without it, as long as the authority is valid
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MOST_DAYS))]
+        days: Option<u32>,
+    },
+    /// Renew the revocation list DIR/ca.crl with what stands in it, or make an empty one
+    Crl {
+        /// The folder with the authority
+        dir: PathBuf,
+        /// How long the list holds, in days; without it, as long as the authority is valid
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=MOST_DAYS))]
+        days: Option<u32>,
+    },
 }
 
 /// Makes what is asked for, and prints the files.
@@ -67,8 +88,33 @@ pub enum Command {
 /// When it can't be made, or is there already: nothing is overwritten.
 pub fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Init { dir, name, days } => print(&Folder::new(dir).authority(name, *days).map_err(Failure::of)?),
+        Command::Init { dir, name, days } => {
+            let folder = Folder::new(dir);
+            print(&folder.authority(name, *days).map_err(Failure::of)?)?;
+            println!("{}", folder.list_path().display());
+            Ok(())
+        }
         Command::Server { dir, hosts, days } => print(&Folder::new(dir).server(hosts, *days).map_err(Failure::of)?),
+        Command::Revoke { dir, names, days } => {
+            let folder = Folder::new(dir);
+            for revoked in folder.revoke(names, *days).map_err(Failure::of)? {
+                let (certificate, serial) = (revoked.certificate.display(), revoked.serial);
+                let what = if revoked.is_new {
+                    "revoked"
+                } else {
+                    "was revoked before:"
+                };
+                println!("{what} {certificate}, serial number {serial}");
+            }
+            println!("{}", folder.list_path().display());
+            Ok(())
+        }
+        Command::Crl { dir, days } => {
+            let folder = Folder::new(dir);
+            folder.renew_list(*days).map_err(Failure::of)?;
+            println!("{}", folder.list_path().display());
+            Ok(())
+        }
         Command::Client { dir, names, days } => {
             let folder = Folder::new(dir);
             // Each of them is tried, so that one run makes all that can be made.

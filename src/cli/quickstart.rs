@@ -51,7 +51,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let config = args.dir.join("casgate.toml");
     let is_new = !config.exists();
     if is_new {
-        let text = configuration(args.address);
+        // An authority that was there before may have no list.
+        let text = configuration(args.address, folder.list_path().exists());
         write_new(&config, text.as_bytes(), 0o644).map_err(Failure::of)?;
     }
     tell(&config, is_new);
@@ -66,7 +67,12 @@ fn tell(path: &Path, is_new: bool) {
     println!("{} {}", if is_new { "made" } else { "kept" }, path.display());
 }
 
-fn configuration(address: SocketAddr) -> String {
+fn configuration(address: SocketAddr, has_list: bool) -> String {
+    let list = if has_list {
+        "client-crl = [\"ca.crl\"]                 # `casgate certs revoke DIR NAME` adds to it\n"
+    } else {
+        ""
+    };
     format!(
         r#"# Made by `casgate quickstart`. The README tells of every key.
 
@@ -75,7 +81,7 @@ address = "{address}"
 certificate = "server.crt"
 key = "server.key"
 client-ca = ["ca.crt"]
-
+{list}
 # [admin]
 # address = "127.0.0.1:9090"            # /metrics /livez /readyz
 
@@ -109,7 +115,16 @@ mod tests {
         folder.authority("test", 10).unwrap();
         folder.server(&["localhost".to_owned()], 10).unwrap();
         let path = dir.path().join("casgate.toml");
-        std::fs::write(&path, configuration("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let without = configuration(address, false);
+        std::fs::write(&path, &without).unwrap();
+        assert!(Snapshot::compile(&config::load(&path).unwrap()).is_ok() && !without.contains("client-crl"));
+        std::fs::write(&path, configuration(address, true)).unwrap();
+        assert!(
+            std::fs::read_to_string(&path)
+                .unwrap()
+                .contains("\nclient-crl = [\"ca.crl\"]")
+        );
         let snapshot = Snapshot::compile(&config::load(&path).unwrap()).unwrap();
         let text = super::super::check::describe(&snapshot);
         assert!(
