@@ -56,6 +56,7 @@ mod routing;
 mod shared_connection;
 mod small_frames;
 mod smuggling;
+mod steady;
 mod streaming;
 mod streams;
 mod tls;
