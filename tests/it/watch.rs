@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use casgate::policy::method::Method;
 
-use crate::harness::backend::{Backend, unary};
+use crate::harness::backend::{Backend, Exchange, unary};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::pki::{Authority, Credentials};
-use crate::harness::until;
 use crate::harness::wire::{Client, tls_config};
+use crate::harness::{frames, grpc, until};
 
 const RELOADED: &str = "configuration reloaded";
 const KEPT: &str = "configuration kept as it was";
@@ -230,6 +230,63 @@ async fn a_mistake_is_told_of_once_and_again_at_each_signal() {
     std::fs::write(gate.dir().join("server.key"), &gate.config.files["server.key"]).unwrap();
     replace(&gate, "casgate.toml", &good);
     until_told(&gate, RELOADED, 1).await;
+}
+
+#[tokio::test]
+async fn a_signal_ends_what_the_files_do_not_allow_any_more() {
+    // What is taken away, from whom, what the client reads, and whether its connection is closed.
+    type Change = fn(&mut Config, &Credentials);
+    let cases: [(Change, &str, bool); 3] = [
+        (
+            |config, _| config.rules = config.rules.replace(r#"["pull", "push"]"#, r#"["pull"]"#),
+            "may not push",
+            false,
+        ),
+        (
+            |config, writer| {
+                config.files.insert("ca.crl", config.authority.revoke(&[writer]));
+            },
+            "it is revoked",
+            true,
+        ),
+        (
+            |config, _| {
+                config.files.insert("ca.crt", Authority::new("another").pem());
+            },
+            "nor its issuer stands in `client-ca`",
+            true,
+        ),
+    ];
+    for (change, why, is_closed) in cases {
+        let backend = Backend::start(|mut exchange: Exchange| async move { exchange.drain().await });
+        let (mut gate, writer) = program(&backend, |config| config.top.push_str("\nwatch = false")).await;
+        let mut client = gate.client_with(&writer).await;
+        client.tap.ignore_go_away();
+        let mut call = client.open(Method::Write);
+        call.send(grpc::write(10)).await;
+        backend
+            .until("the call runs", |seen| {
+                seen.first().is_some_and(|seen| seen.received > 0)
+            })
+            .await;
+        change(&mut gate.config, &writer);
+        gate.write();
+        gate.hang_up();
+        let (running, next) = (call.reply().await, client.ask(Method::BatchUpdateBlobs, "").await);
+        for reply in [running, next] {
+            assert_eq!(reply.code(), Some(7), "{reply:?}");
+            assert!(reply.message().contains(why), "{}", reply.message());
+        }
+        assert_eq!(backend.streams(), 1);
+        let told_to_go = || client.tap.received().iter().any(|frame| frame.kind == frames::GOAWAY);
+        if is_closed {
+            until("GOAWAY", told_to_go).await;
+        } else {
+            assert!(!told_to_go());
+        }
+        let again = Client::try_connect(&gate, tls_config(&gate, Some(&writer))).await;
+        assert_eq!(again.is_err(), is_closed, "{why}");
+    }
 }
 
 #[tokio::test]
