@@ -31,6 +31,7 @@ fn policy(rules: usize) -> Policy {
         instances: InstancePattern::parse(&format!("team-{number}/**"))
             .ok()
             .map(|one| vec![one]),
+        uris: None,
     };
     Policy::new((0..rules).map(rule).collect())
 }

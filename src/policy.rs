@@ -12,14 +12,17 @@ pub mod pattern;
 pub mod resource;
 pub mod rights;
 pub mod spiffe;
+pub mod uris;
 
 use std::sync::Arc;
 
-use identity::Identity;
+use identity::{Identity, printable};
 use instance::{InstanceName, InstancePattern};
 use method::Method;
 use pattern::{Fit, Issuers, Pattern};
 use rights::{Right, Rights};
+pub use uris::Uris;
+use uris::{UriPrefix, leads_out};
 
 /// One rule of the configuration.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct Rule {
     pub deny: Rights,
     /// Where they may or may not do it; `None` for every instance.
     pub instances: Option<Vec<InstancePattern>>,
+    /// Which URIs of Remote Asset it allows; `None` for all. Calls without URIs are not limited by it.
+    pub uris: Option<Vec<UriPrefix>>,
 }
 
 /// The number of a rule in its policy.
@@ -83,32 +88,6 @@ pub enum Scope {
     Unknown,
 }
 
-/// Which kinds of URIs a Remote Asset fetch asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Uris {
-    /// One or more that lead the server out: anything but `urn:`.
-    pub remote: bool,
-    /// One or more `urn:` names, which only the server's own index can answer.
-    pub local: bool,
-    /// One or more of the names that BuildStream 1 gives to its artifacts, see
-    /// [`crate::reference_storage::URN_PREFIX`].
-    pub build_stream_1: bool,
-}
-
-impl Uris {
-    /// The kinds of these URIs.
-    pub fn of<'a>(uris: impl IntoIterator<Item = &'a str>) -> Uris {
-        let mut kinds = Uris::default();
-        for uri in uris {
-            let is_local = uri.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("urn:"));
-            kinds.local |= is_local;
-            kinds.remote |= !is_local;
-            kinds.build_stream_1 |= uri.starts_with(crate::reference_storage::URN_PREFIX);
-        }
-        kinds
-    }
-}
-
 /// The proof that a call was authorized. It can only be made by [`Policy::decide`], can't be copied, and is what the
 /// way to a backend asks for.
 ///
@@ -151,12 +130,17 @@ impl Permit {
         self.right
     }
 
+    /// The URIs that it is for.
+    pub fn uris(&self) -> &Uris {
+        &self.uris
+    }
+
     /// Asks again for the same call: what a reload does to calls that are under way.
     ///
     /// # Errors
     /// The denial, when the right is gone.
-    pub fn renew(&self, policy: &Policy, standing: &Standing) -> Result<Permit, Denial> {
-        policy.decide(standing, self.method, self.scope.clone(), self.uris)
+    pub fn renew(&self, policy: &Policy, standing: &Standing) -> Result<(), Denial> {
+        policy.judge(standing, self.method, &self.scope, &self.uris).map(drop)
     }
 }
 
@@ -180,6 +164,8 @@ pub enum Because {
     Forbidden(RuleId),
     /// The caller has the right, but not on this instance.
     NotOnInstance(InstanceName),
+    /// The caller has the right, but not for this URI.
+    NotForUri(String),
     /// The caller has the right on some instances, and the request does not say which one it is about.
     InstanceUnknown,
 }
@@ -237,23 +223,7 @@ impl Policy {
     /// # Errors
     /// The denial: the right that is missing, and why.
     pub fn decide(&self, standing: &Standing, method: Method, scope: Scope, uris: Uris) -> Result<Permit, Denial> {
-        let needed = method.rights();
-        let (rule, right) = if method.uris_in().is_some() {
-            // Each kind of URI needs its own right; a request without any is a probe, and needs what a local one does.
-            let mut found = None;
-            if uris.local || !uris.remote {
-                found = Some(self.grant(standing, Rights::of(Right::Pull), &scope)?);
-            }
-            if uris.remote {
-                found = Some(self.grant(standing, Rights::of(Right::FetchRemote), &scope)?);
-            }
-            found.ok_or(Denial {
-                right: Right::Pull,
-                because: Because::NoRight,
-            })?
-        } else {
-            self.grant(standing, needed, &scope)?
-        };
+        let (rule, right) = self.judge(standing, method, &scope, &uris)?;
         Ok(Permit {
             method,
             scope,
@@ -263,8 +233,51 @@ impl Policy {
         })
     }
 
-    /// The first rule that gives one of the rights on the instance, and that no rule denies there.
-    fn grant(&self, standing: &Standing, needed: Rights, scope: &Scope) -> Result<(RuleId, Right), Denial> {
+    /// The rule and the right that a call uses; of a call with URIs, those for the first one that leads out, else for
+    /// the first.
+    fn judge(
+        &self,
+        standing: &Standing,
+        method: Method,
+        scope: &Scope,
+        uris: &Uris,
+    ) -> Result<(RuleId, Right), Denial> {
+        let needed = method.rights();
+        if method.uris_in().is_none() {
+            return self.grant(standing, needed, scope, None);
+        }
+        let remote = needed.intersection(Rights::of(Right::FetchRemote));
+        let local = needed.without(remote);
+        if uris.is_empty() {
+            // A probe needs what a local request does.
+            return self.grant(standing, local, scope, None);
+        }
+        let leads_out = |uri: &&[u8]| !remote.is_empty() && leads_out(uri);
+        let mut found = None;
+        for uri in uris.iter().filter(|uri| !leads_out(uri)) {
+            let grant = self.grant(standing, local, scope, Some(uri))?;
+            found.get_or_insert(grant);
+        }
+        let mut found_outside = None;
+        for uri in uris.iter().filter(leads_out) {
+            let grant = self.grant(standing, remote, scope, Some(uri))?;
+            found_outside.get_or_insert(grant);
+        }
+        found_outside.or(found).ok_or(Denial {
+            right: first(needed),
+            because: Because::NoRight,
+        })
+    }
+
+    /// The first rule that gives one of the rights on the instance, for the URI where there is one, and that no rule
+    /// denies there.
+    fn grant(
+        &self,
+        standing: &Standing,
+        needed: Rights,
+        scope: &Scope,
+        uri: Option<&[u8]>,
+    ) -> Result<(RuleId, Right), Denial> {
         standing.may_ever(needed)?;
         let mut left = needed;
         for deny in &standing.denies {
@@ -272,35 +285,47 @@ impl Policy {
                 left = left.without(deny.rights);
             }
         }
-        if let Some(found) = self.allow(standing, left, scope) {
-            return Ok(found);
-        }
-        if let Some((_, right)) = self.allow(standing, needed, scope)
+        self.allow(standing, left, scope, uri)
+            .ok_or_else(|| self.denial(standing, needed, left, scope, uri))
+    }
+
+    /// Why a call is denied for which no rule gives one of the rights; `left` are those that no rule denies.
+    fn denial(&self, standing: &Standing, needed: Rights, left: Rights, scope: &Scope, uri: Option<&[u8]>) -> Denial {
+        if let Some((_, right)) = self.allow(standing, needed, scope, uri)
             && let Some(deny) = standing
                 .denies
                 .iter()
                 .find(|deny| deny.rights.contains(right) && self.denies(deny, scope))
         {
-            return Err(Denial {
+            return Denial {
                 right,
                 because: Because::Forbidden(deny.rule),
-            });
+            };
         }
-        Err(Denial {
+        if let Some(uri) = uri
+            && let Some((_, right)) = self.allow(standing, left, scope, None)
+        {
+            return Denial {
+                right,
+                because: Because::NotForUri(printable(&String::from_utf8_lossy(uri))),
+            };
+        }
+        Denial {
             right: first(standing.ever.intersection(needed)),
             because: match scope {
                 Scope::Instance(name) => Because::NotOnInstance(name.clone()),
                 Scope::Unknown => Because::InstanceUnknown,
             },
-        })
+        }
     }
 
-    /// The first rule that allows one of the rights on the instance.
-    fn allow(&self, standing: &Standing, rights: Rights, scope: &Scope) -> Option<(RuleId, Right)> {
+    /// The first rule that allows one of the rights on the instance, for the URI where there is one.
+    fn allow(&self, standing: &Standing, rights: Rights, scope: &Scope, uri: Option<&[u8]>) -> Option<(RuleId, Right)> {
         standing.rules.iter().find_map(|id| {
             let rule = self.rules.get(id.index())?;
             let right = rule.allow.intersection(rights).iter().next()?;
-            rule.allows_on(scope).then_some((*id, right))
+            let covers = rule.allows_on(scope) && uri.is_none_or(|uri| rule.allows_uri(uri));
+            covers.then_some((*id, right))
         })
     }
 
@@ -336,9 +361,9 @@ impl Standing {
         Err(Denial { right, because })
     }
 
-    /// Whether the caller has the right on this instance.
+    /// Whether the caller has the right on this instance, for some URI at least.
     pub fn has(&self, policy: &Policy, right: Right, scope: &Scope) -> bool {
-        policy.grant(self, Rights::of(right), scope).is_ok()
+        policy.grant(self, Rights::of(right), scope, None).is_ok()
     }
 
     /// Every right that some rule gives on some instance, and that none denies everywhere.
@@ -355,6 +380,12 @@ impl Rule {
             (Some(patterns), Scope::Instance(name)) => patterns.iter().any(|pattern| pattern.matches(name)),
             (Some(_), Scope::Unknown) => false,
         }
+    }
+
+    /// Whether what it allows holds for a URI.
+    pub fn allows_uri(&self, uri: &[u8]) -> bool {
+        let covers = |prefixes: &Vec<UriPrefix>| prefixes.iter().any(|prefix| prefix.covers(uri));
+        self.uris.as_ref().is_none_or(covers)
     }
 
     /// Whether what it denies holds for a call: also where only the server knows the instance, as it may be one of them.
@@ -386,6 +417,7 @@ mod tests {
                     .filter_map(|text| InstancePattern::parse(text).ok())
                     .collect()
             }),
+            uris: None,
         }
     }
 
@@ -514,25 +546,50 @@ mod tests {
     fn uris_that_lead_out_need_a_right_of_their_own() {
         let reader = Policy::new(vec![rule(Pattern::Anonymous, Rights::of(Right::Pull), None)]);
         let standing = reader.standing(&Identity::Anonymous, &[]);
-        let ask = |remote, local| {
+        let ask = |uris: &[&str]| {
             reader
-                .decide(
-                    &standing,
-                    Method::FetchBlob,
-                    at(""),
-                    Uris {
-                        remote,
-                        local,
-                        ..Uris::default()
-                    },
-                )
+                .decide(&standing, Method::FetchBlob, at(""), Uris::of(uris.iter().copied()))
                 .map(|permit| permit.right())
                 .map_err(|denial| denial.right)
         };
-        assert_eq!(ask(false, true), Ok(Right::Pull));
-        assert_eq!(ask(false, false), Ok(Right::Pull));
-        assert_eq!(ask(true, false), Err(Right::FetchRemote));
-        assert_eq!(ask(true, true), Err(Right::FetchRemote));
+        assert_eq!(ask(&["urn:a"]), Ok(Right::Pull));
+        assert_eq!(ask(&[]), Ok(Right::Pull));
+        assert_eq!(ask(&["https://a"]), Err(Right::FetchRemote));
+        assert_eq!(ask(&["urn:a", ""]), Err(Right::FetchRemote));
+    }
+
+    #[test]
+    fn each_uri_must_be_allowed_by_some_rule() {
+        let limited = |rights, prefix: &str| Rule {
+            uris: UriPrefix::parse(prefix).ok().map(|one| vec![one]),
+            ..rule(Pattern::Anonymous, rights, None)
+        };
+        let policy = Policy::new(vec![
+            limited(Rights::of(Right::AssetPush), "urn:a:"),
+            limited(Rights::of(Right::AssetPush).with(Right::Pull), "urn:b:"),
+            limited(Rights::of(Right::FetchRemote), "https://x/"),
+        ]);
+        let standing = policy.standing(&Identity::Anonymous, &[]);
+        let ask = |method, uris: &[&str]| {
+            let decided = policy.decide(&standing, method, at(""), Uris::of(uris.iter().copied()));
+            decided.map(|permit| permit.right()).map_err(|denial| denial.because)
+        };
+        let not_for = |uri: &str| Err(Because::NotForUri(uri.to_owned()));
+        assert_eq!(ask(Method::PushBlob, &["urn:a:1", "urn:b:1"]), Ok(Right::AssetPush));
+        assert_eq!(
+            ask(Method::PushBlob, &["urn:a:1", "urn:c:1", "urn:b:1"]),
+            not_for("urn:c:1")
+        );
+        assert_eq!(ask(Method::PushBlob, &[]), Ok(Right::AssetPush));
+        assert_eq!(ask(Method::PushBlob, &["https://x/y"]), not_for("https://x/y"));
+        assert_eq!(ask(Method::FetchBlob, &["urn:a:1"]), not_for("urn:a:1"));
+        assert_eq!(
+            ask(Method::FetchBlob, &["https://x/y", "urn:b:1"]),
+            Ok(Right::FetchRemote)
+        );
+        assert_eq!(ask(Method::FetchBlob, &["https://x/../y"]), not_for("https://x/../y"));
+        // Calls without URIs are not limited.
+        assert_eq!(ask(Method::Read, &[]), Ok(Right::Pull));
     }
 
     #[test]

@@ -106,12 +106,11 @@ async fn try_handle(
     if subject::is_noted(method) {
         record.audit(&view.live)?;
     }
-    if service == Service::ReferenceStorage || method == Method::FetchDirectory && uris.build_stream_1 {
+    if service == Service::ReferenceStorage || method == Method::FetchDirectory && permit.uris().has_build_stream_1() {
         let own = Own {
             caller,
             view: &view,
             permit,
-            uris,
             headers: parts.headers,
         };
         let result = own.answer(&mut upload, answer, record, &mut held).await;
@@ -156,7 +155,7 @@ async fn name(method: Method, upload: &mut Upload, record: &mut Record) -> Resul
         }
         InstanceIn::Field(_) | InstanceIn::Unknown => verdict::scope(method, name)?,
     };
-    Ok((scope, reader.uris()))
+    Ok((scope, reader.take_uris()))
 }
 
 /// A call that the gate answers by calls of its own.
@@ -164,7 +163,6 @@ struct Own<'a> {
     caller: &'a Arc<Caller>,
     view: &'a View,
     permit: Permit,
-    uris: Uris,
     headers: HeaderMap,
 }
 
@@ -194,7 +192,7 @@ impl Own<'_> {
         let call = async {
             if method == Method::FetchDirectory {
                 let message = upload.whole(LONGEST_HELD as usize).await?;
-                build_stream_1::fetch_directory(&calls, known, self.uris, message).await
+                build_stream_1::fetch_directory(&calls, known, self.permit.uris().clone(), message).await
             } else {
                 let message = upload.whole(build_stream_1::LONGEST).await?;
                 build_stream_1::reference_storage(&calls, known, method, message).await

@@ -161,6 +161,7 @@ impl Rejection {
                 Because::Forbidden(_) => "forbidden",
                 Because::NotOnInstance(_) => "not-on-instance",
                 Because::InstanceUnknown => "instance-unknown",
+                Because::NotForUri(_) => "not-for-uri",
             },
             Rejection::Expired(_) => "expired",
             Rejection::Withdrawn(..) => "withdrawn",
@@ -238,6 +239,7 @@ fn denial_text(identity: &Identity, denial: &Denial) -> String {
                 printable(name.as_str())
             )
         }
+        Because::NotForUri(uri) => format!(" here for the URI `{uri}`;"),
         Because::InstanceUnknown => " by a name that does not tell its instance:".to_owned(),
         Because::NoRule | Because::NoRight | Because::Forbidden(_) => " here;".to_owned(),
     };

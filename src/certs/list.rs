@@ -247,6 +247,7 @@ mod tests {
     fn verdict(folder: &Folder, client: &str) -> Result<(), String> {
         let file = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
         let trusted = Trusted {
+            name: None,
             der: pem::certificates(&file("ca.crt")).unwrap().remove(0),
             role: None,
         };
@@ -256,6 +257,7 @@ mod tests {
         let client = pem::certificates(&file(&format!("{client}.crt"))).unwrap().remove(0);
         verifier
             .verify(&client, &[], UnixTime::now())
+            .map(drop)
             .map_err(|error| verifier::reason(&error))
     }
 

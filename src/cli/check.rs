@@ -77,9 +77,19 @@ pub fn describe(snapshot: &Snapshot) -> String {
                 format!("instances {}", names.join(", "))
             }
         };
+        let uris = match &rule.uris {
+            None => String::new(),
+            Some(prefixes) => {
+                let prefixes: Vec<_> = prefixes
+                    .iter()
+                    .map(|prefix| format!("\"{}\"", prefix.as_str()))
+                    .collect();
+                format!(", of URIs only those that begin with {}", prefixes.join(" or "))
+            }
+        };
         let _ = writeln!(
             text,
-            "rule \"{}\": {} {} on {instances}",
+            "rule \"{}\": {} {} on {instances}{uris}",
             rule.name,
             rule.pattern,
             match (rule.allow.is_empty(), rule.deny.is_empty()) {

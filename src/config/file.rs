@@ -298,6 +298,9 @@ pub struct Rule {
     /// `instances = [..]`: patterns by component, `*` for one and `**` at the end for the rest; default: every
     /// instance.
     pub instances: Key<Vec<String>>,
+    /// `uris = ["urn:fdc:buildstream.build:2020:"]`: what the URIs of Remote Asset that it allows begin with, byte by
+    /// byte; default: every URI. Not in a rule with `deny`.
+    pub uris: Key<Vec<String>>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

@@ -134,7 +134,7 @@ macro_rules! methods {
                 match self { $(Method::$variant => $instance,)* }
             }
 
-            /// The field of the first message that holds URIs which may lead the server out, for Remote Asset fetches.
+            /// The field of the first message that holds the URIs of Remote Asset (remote_asset.proto: `uris`).
             pub const fn uris_in(self) -> Option<u32> {
                 match self { $(Method::$variant => $uris,)* }
             }
@@ -205,9 +205,9 @@ methods! {
     FetchDirectory = "build.bazel.remote.asset.v1.Fetch" / "FetchDirectory",
         Asset, One, Field(1), Some(4), PULL.with(Right::FetchRemote);
     PushBlob = "build.bazel.remote.asset.v1.Push" / "PushBlob",
-        Asset, One, Field(1), None, ASSET_PUSH;
+        Asset, One, Field(1), Some(2), ASSET_PUSH;
     PushDirectory = "build.bazel.remote.asset.v1.Push" / "PushDirectory",
-        Asset, One, Field(1), None, ASSET_PUSH;
+        Asset, One, Field(1), Some(2), ASSET_PUSH;
     CreateLogStream = "build.bazel.remote.logstream.v1.LogStreamService" / "CreateLogStream",
         Workers, One, Unknown, None, WORKER;
     CreateBotSession = "google.devtools.remoteworkers.v1test2.Bots" / "CreateBotSession",

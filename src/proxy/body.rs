@@ -86,7 +86,7 @@ impl Upload {
     }
 
     /// Reads until the reader has what the decision needs.
-    pub(super) async fn settle(&mut self) -> Result<&Reader, Rejection> {
+    pub(super) async fn settle(&mut self) -> Result<&mut Reader, Rejection> {
         if self.ended {
             // The headers were all of the request.
             self.reader.finish()?;
@@ -100,7 +100,7 @@ impl Upload {
                 break;
             }
         }
-        Ok(&self.reader)
+        Ok(&mut self.reader)
     }
 
     /// Reads the only message of the call to its end, at most `limit` bytes of it; gives it with its prefix.

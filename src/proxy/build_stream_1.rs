@@ -20,13 +20,6 @@ use crate::status::Rejection;
 /// The longest request of ReferenceStorage, in bytes; real ones have about 200.
 pub(super) const LONGEST: usize = 64 * 1024;
 
-/// What the URIs of ReferenceStorage are.
-const NAMES: Uris = Uris {
-    remote: false,
-    local: true,
-    build_stream_1: true,
-};
-
 /// Answers a call of ReferenceStorage, whose message comes with its prefix.
 pub(super) async fn reference_storage(
     calls: &OwnCalls<'_>,
@@ -37,14 +30,15 @@ pub(super) async fn reference_storage(
     match method {
         Method::GetReference => {
             let request = reference_storage::fetch(read(&message)?).map_err(Rejection::from)?;
-            let (response, _) = fetch(calls, known, NAMES, framed(&request)).await?;
+            let (response, _) = fetch(calls, known, names(&request.uris), framed(&request)).await?;
             let digest = response.root_directory_digest;
             Ok(framed(&GetReferenceResponse { digest }))
         }
         Method::UpdateReference => {
             let request = reference_storage::push(read(&message)?).map_err(Rejection::from)?;
+            let uris = names(&request.uris);
             calls
-                .unary::<asset::PushDirectoryResponse>(Method::PushDirectory, Uris::default(), framed(&request))
+                .unary::<asset::PushDirectoryResponse>(Method::PushDirectory, uris, framed(&request))
                 .await?;
             Ok(framed(&()))
         }
@@ -98,6 +92,11 @@ async fn fetch(
         completeness::check(calls, known, digest).await?;
     }
     Ok((response, bytes))
+}
+
+/// The names that a request became, which are judged as if the caller had asked for them itself.
+fn names(uris: &[String]) -> Uris {
+    Uris::of(uris.iter().map(String::as_str))
 }
 
 /// The message of a request, whose reader has seen that it is whole and the only one.

@@ -1,6 +1,5 @@
-//! Reads, out of a stream of gRPC messages, what a decision needs: the instance or resource name, and which kinds of
-//! URIs are asked for. Sans-I/O: bytes go in as they come from the network, in pieces of any size; nothing is copied but
-//! the name.
+//! Reads, out of a stream of gRPC messages, what a decision needs: the instance or resource name, and the URIs of Remote
+//! Asset. Sans-I/O: bytes go in as they come from the network, in pieces of any size; nothing else is copied.
 //!
 //! A protobuf field may come twice (the last one counts) and in any order, and a varint can be spelled in several ways
 //! (protobuf.dev, "Encoding"). A gate and a backend that resolve such a message differently would let a caller show one
@@ -10,13 +9,16 @@
 
 use crate::policy::Uris;
 use crate::policy::method::{InstanceIn, Method, Requests};
-use crate::reference_storage::URN_PREFIX;
+use crate::policy::rights::Right;
 
 /// From this many bytes of a message on, the name is taken for settled when a field behind it has come: serializers
 /// write fields in order. Should the name come after all, the message is cut off.
 pub const SETTLE_EARLY: u64 = 16 * 1024;
-/// The longest first message of a method whose decision needs all of it (the URIs of Remote Asset fetches), in bytes.
+/// The longest first message of a method whose decision needs all of it (the URIs of Remote Asset fetches), in bytes. Of
+/// a push, whose list of referenced blobs may be longer and comes last, as much is read in search of its URIs.
 pub const LONGEST_HELD: u64 = 64 * 1024;
+/// The most URIs of a Remote Asset request: each is compared with the rules.
+pub const MOST_URIS: usize = 1024;
 /// The longest instance or resource name, in bytes.
 pub const LONGEST_NAME: usize = 4096;
 
@@ -42,7 +44,7 @@ pub enum Refusal {
 pub enum Progress {
     /// More bytes are needed before the call can be decided.
     Unsettled,
-    /// [`Reader::name`] and [`Reader::uris`] are what the backend will see, as long as the reader refuses nothing.
+    /// [`Reader::name`] and [`Reader::take_uris`] are what the backend will see, as long as the reader refuses nothing.
     Settled,
 }
 
@@ -52,6 +54,8 @@ pub struct Reader {
     /// `None` where messages have nothing that a decision needs: then only their bounds are read.
     name_field: Option<u32>,
     uris_field: Option<u32>,
+    /// Whether a field behind the URIs tells that there are no more.
+    uris_settle_early: bool,
     requests: Requests,
     frame: Frame,
     field: Field,
@@ -60,6 +64,7 @@ pub struct Reader {
     name: Option<Vec<u8>>,
     name_in_message: bool,
     beyond_name: bool,
+    beyond_uris: bool,
     settled: bool,
     uris: Uris,
 }
@@ -73,25 +78,11 @@ enum Frame {
 #[derive(Debug)]
 enum Field {
     Tag(Varint),
-    Value {
-        bytes: u32,
-    },
-    Length {
-        number: u32,
-        varint: Varint,
-    },
-    Name {
-        left: u64,
-        bytes: Vec<u8>,
-    },
-    Uri {
-        left: u64,
-        head: [u8; URN_PREFIX.len()],
-        filled: usize,
-    },
-    Skip {
-        left: u64,
-    },
+    Value { bytes: u32 },
+    Length { number: u32, varint: Varint },
+    Name { left: u64, bytes: Vec<u8> },
+    Uri { left: u64 },
+    Skip { left: u64 },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,6 +103,7 @@ impl Reader {
         Reader {
             name_field,
             uris_field: method.uris_in(),
+            uris_settle_early: !method.rights().contains(Right::FetchRemote),
             requests: method.requests(),
             frame: Frame::HEAD,
             field: Field::START,
@@ -120,6 +112,7 @@ impl Reader {
             name: None,
             name_in_message: false,
             beyond_name: false,
+            beyond_uris: false,
             settled: false,
             uris: Uris::default(),
         }
@@ -168,26 +161,24 @@ impl Reader {
         matches!(self.frame, Frame::Head { filled: 0, .. })
     }
 
-    /// Which kinds of URIs the message asks for.
-    pub fn uris(&self) -> Uris {
-        self.uris
+    /// The URIs of the message, which are taken out of the reader.
+    pub fn take_uris(&mut self) -> Uris {
+        std::mem::take(&mut self.uris)
     }
 
     fn progress(&self) -> Result<Progress, Refusal> {
-        if self.uris_field.is_some() && self.in_message > LONGEST_HELD {
+        let is_settled_early = self.in_message >= SETTLE_EARLY
+            && match self.uris_field {
+                Some(_) => self.uris_settle_early && self.beyond_uris,
+                None => self.beyond_name,
+            };
+        if self.uris_field.is_some() && !is_settled_early && self.in_message > LONGEST_HELD {
             return Err(Refusal::TooLong("a Remote Asset request may have 64 KiB"));
         }
-        if self.messages > 0 || self.name_field.is_none() {
+        if self.messages > 0 || self.name_field.is_none() || is_settled_early {
             return Ok(Progress::Settled);
         }
-        if self.uris_field.is_some() {
-            return Ok(Progress::Unsettled);
-        }
-        Ok(if self.in_message >= SETTLE_EARLY && self.beyond_name {
-            Progress::Settled
-        } else {
-            Progress::Unsettled
-        })
+        Ok(Progress::Unsettled)
     }
 
     /// Length-Prefixed-Message of the gRPC protocol: a compressed flag, a length of four bytes, the message.
@@ -298,21 +289,11 @@ impl Reader {
                 }
                 Ok(rest)
             }
-            Field::Uri { left, head, filled } => {
+            Field::Uri { left } => {
                 let (now, rest) = split(bytes, left);
-                for byte in now.iter().take(head.len() - *filled) {
-                    if let Some(place) = head.get_mut(*filled) {
-                        *place = *byte;
-                    }
-                    *filled += 1;
-                }
+                self.uris.extend(now);
                 if *left == 0 {
-                    if head.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"urn:")) {
-                        self.uris.local = true;
-                    } else {
-                        self.uris.remote = true;
-                    }
-                    self.uris.build_stream_1 |= head == URN_PREFIX.as_bytes();
+                    self.uris.end();
                     self.field = Field::START;
                 }
                 Ok(rest)
@@ -333,6 +314,7 @@ impl Reader {
             .filter(|number| (1..1 << 29).contains(number))
             .ok_or(Refusal::Malformed("a field number is out of range"))?;
         self.beyond_name |= Some(number) >= self.name_field;
+        self.beyond_uris |= Some(number) > self.uris_field;
         let is_read = Some(number) == self.name_field || Some(number) == self.uris_field;
         match tag & 7 {
             2 => Ok(Field::Length {
@@ -367,15 +349,18 @@ impl Reader {
             });
         }
         if Some(number) == self.uris_field {
+            // As with a late name.
+            if self.settled {
+                return Err(Refusal::Ambiguous("a URI comes after the content"));
+            }
+            if self.uris.len() >= MOST_URIS {
+                return Err(Refusal::TooLong("a Remote Asset request may have 1024 URIs"));
+            }
             if length == 0 {
-                self.uris.remote = true;
+                self.uris.end();
                 return Ok(Field::START);
             }
-            return Ok(Field::Uri {
-                left: length,
-                head: [0; URN_PREFIX.len()],
-                filled: 0,
-            });
+            return Ok(Field::Uri { left: length });
         }
         Ok(if length == 0 {
             Field::START
@@ -466,7 +451,7 @@ mod tests {
         let mut reader = Reader::new(method);
         let _ = reader.push(bytes)?;
         reader.finish()?;
-        Ok((reader.name()?.to_owned(), reader.uris()))
+        Ok((reader.name()?.to_owned(), reader.take_uris()))
     }
 
     fn update(instance: &str, data: usize) -> Vec<u8> {
@@ -594,48 +579,78 @@ mod tests {
     }
 
     #[test]
-    fn uris_are_told_apart_by_scheme() {
-        let fetch = |uris: &[&str]| {
-            let request = asset::FetchBlobRequest {
-                uris: uris.iter().map(|uri| (*uri).to_owned()).collect(),
-                ..Default::default()
-            };
-            read(Method::FetchBlob, &framed(&request.encode_to_vec())).unwrap().1
+    fn uris_are_read_as_they_are_in_whatever_pieces() {
+        let uris = ["urn:a", "", "https://b/%2e", "URN:c"].map(str::to_owned).to_vec();
+        let fetch = asset::FetchBlobRequest {
+            uris: uris.clone(),
+            ..Default::default()
         };
-        assert_eq!(fetch(&[]), Uris::default());
-        assert_eq!(
-            fetch(&["urn:a", "URN:b"]),
-            Uris {
-                local: true,
-                ..Uris::default()
+        let push = asset::PushDirectoryRequest {
+            uris: uris.clone(),
+            ..Default::default()
+        };
+        for (method, message) in [
+            (Method::FetchBlob, fetch.encode_to_vec()),
+            (Method::PushDirectory, push.encode_to_vec()),
+        ] {
+            let mut reader = Reader::new(method);
+            for byte in framed(&message) {
+                reader.push(&[byte]).unwrap();
             }
-        );
-        assert_eq!(
-            fetch(&["urn:a", "https://b"]),
-            Uris {
-                remote: true,
-                local: true,
-                ..Uris::default()
-            }
-        );
-        assert_eq!(
-            fetch(&["urn:fdc:buildstream.build:2020:v1:a/b/c"]),
-            Uris {
-                local: true,
-                build_stream_1: true,
-                ..Uris::default()
-            }
-        );
-        for remote in ["", "urn", "git@host:x", "file:///etc/passwd", " urn:a"] {
-            assert_eq!(
-                fetch(&[remote]),
-                Uris {
-                    remote: true,
-                    ..Uris::default()
-                },
-                "{remote}"
-            );
+            assert_eq!(reader.take_uris(), Uris::of(uris.iter().map(String::as_str)));
         }
+        assert_eq!(read(Method::PushBlob, &framed(&[])).unwrap().1, Uris::default());
+    }
+
+    #[test]
+    fn the_uris_of_a_request_are_bounded() {
+        let push = |uris: Vec<String>, references| {
+            framed(
+                &asset::PushBlobRequest {
+                    uris,
+                    references_blobs: vec![
+                        reapi::Digest {
+                            hash: "ab".repeat(32),
+                            size_bytes: 7
+                        };
+                        references
+                    ],
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            )
+        };
+        let many = |count| vec!["urn:x".to_owned(); count];
+        assert_eq!(
+            read(Method::PushBlob, &push(many(MOST_URIS), 0)).unwrap().1.len(),
+            MOST_URIS
+        );
+        assert!(matches!(
+            read(Method::PushBlob, &push(many(MOST_URIS + 1), 0)),
+            Err(Refusal::TooLong(_))
+        ));
+        let long = vec!["x".repeat(70_000)];
+        assert!(matches!(
+            read(Method::PushBlob, &push(long, 0)),
+            Err(Refusal::TooLong(_))
+        ));
+        // The references come behind the URIs, and are not held.
+        let mut reader = Reader::new(Method::PushBlob);
+        let bytes = push(many(2), 10_000);
+        let (early, late) = bytes.split_at(20_000);
+        assert_eq!(reader.push(early), Ok(Progress::Settled));
+        assert_eq!(reader.take_uris().len(), 2);
+        assert_eq!(reader.push(late), Ok(Progress::Settled));
+        // A URI behind them would be one that nobody has judged.
+        let mut reader = Reader::new(Method::PushBlob);
+        let mut message = bytes[5..].to_vec();
+        message.extend_from_slice(b"\x12\x05urn:y");
+        assert!(matches!(
+            reader
+                .push(&framed(&message)[..20_000])
+                .and_then(|_| reader.push(&framed(&message)[20_000..])),
+            Err(Refusal::Ambiguous(_))
+        ));
     }
 
     proptest! {

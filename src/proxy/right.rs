@@ -79,10 +79,7 @@ fn renew(caller: &Caller, permit: &Permit) -> Result<(), Rejection> {
     let view = caller.view();
     check(caller, &view)?;
     let denied = |denial| Rejection::denied(&caller.peer.identity, denial);
-    permit
-        .renew(&view.live.snapshot.policy, &view.standing)
-        .map(drop)
-        .map_err(denied)
+    permit.renew(&view.live.snapshot.policy, &view.standing).map_err(denied)
 }
 
 /// Whether the certificate is still good.

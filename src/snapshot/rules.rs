@@ -7,6 +7,7 @@ use crate::policy::instance::InstancePattern;
 use crate::policy::pattern::{CertificatePattern, Part, Pattern, Serial};
 use crate::policy::rights::{Right, Rights};
 use crate::policy::spiffe::UriPattern;
+use crate::policy::uris::UriPrefix;
 use crate::policy::{Policy, Rule};
 
 use super::report::Report;
@@ -34,7 +35,7 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
     report.unknown(
         &rule.unknown,
         &format!("{at}."),
-        &["name", "certificate", "allow", "deny", "instances"],
+        &["name", "certificate", "allow", "deny", "instances", "uris"],
     );
     let name = report
         .value(&rule.name, &format!("{at}.name"))
@@ -69,12 +70,27 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
             })
             .collect()
     });
+    let uris = report.value(&rule.uris, &format!("{at}.uris")).map(|texts| {
+        let key = format!("{at}.uris");
+        if rule.deny != Key::Absent {
+            report.add(
+                &*key,
+                "is not for a rule with `deny`: the same URI can be written in several ways, and prefixes know only one",
+            );
+        }
+        let prefixes = texts.iter().filter_map(|text| {
+            let prefix = UriPrefix::parse(text).map_err(|error| format!("`{text}` {error}"));
+            report.ok(prefix, &key)
+        });
+        prefixes.collect()
+    });
     Some(Rule {
         name: name.into(),
         pattern: pattern?,
         allow: allow.unwrap_or_default(),
         deny: deny.unwrap_or_default(),
         instances,
+        uris,
     })
 }
 

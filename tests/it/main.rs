@@ -29,6 +29,7 @@
 )]
 
 mod ambiguity;
+mod asset_uris;
 mod audit;
 mod authorization;
 mod capabilities;

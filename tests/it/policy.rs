@@ -102,12 +102,7 @@ fn decide(policy: &Policy, identity: &Identity, row: &Row) -> Outcome {
             Scope::Instance(InstanceName::parse(&row.instance).unwrap())
         }
     };
-    let (local, remote) = row.uris.iter().partition::<Vec<_>, _>(|uri| uri.starts_with("urn:"));
-    let uris = Uris {
-        remote: !remote.is_empty(),
-        local: !local.is_empty(),
-        ..Uris::default()
-    };
+    let uris = Uris::of(row.uris.iter().map(String::as_str));
     match policy.decide(&policy.standing(identity, &[]), method, scope, uris) {
         Ok(permit) => Outcome::Allow {
             rule: policy.rules()[permit.rule().index()].name.to_string(),

@@ -166,7 +166,10 @@ fn bearing(rule: &Rule, identity: &Identity, issuers: &[Arc<str>], call: &Call<'
     if fit == Fit::Equal && !rule.allow.is_empty() {
         reasons.push(match useful(rule.allow, call.method) {
             None => format!("it allows {}, and the call needs {}", rule.allow, needs(call.method)),
-            Some(rights) if rule.allows_on(&scope) => format!("it allows {rights}"),
+            Some(rights) if rule.allows_on(&scope) => match uncovered(rule, call) {
+                Some(uri) => format!("it allows {rights}, but not of the URI `{}`", printable(uri)),
+                None => format!("it allows {rights}"),
+            },
             Some(rights) => format!("it allows {rights}, but {}", elsewhere(&scope)),
         });
     }
@@ -182,6 +185,12 @@ fn bearing(rule: &Rule, identity: &Identity, issuers: &[Arc<str>], call: &Call<'
 
 fn useful(rights: Rights, method: Method) -> Option<Rights> {
     Some(rights.intersection(method.rights())).filter(|rights| !rights.is_empty())
+}
+
+/// The first URI that a rule does not allow.
+fn uncovered<'a>(rule: &Rule, call: &'a Call<'_>) -> Option<&'a String> {
+    let mut uris = call.uris.iter();
+    uris.find(|uri| call.method.uris_in().is_some() && !rule.allows_uri(uri.as_bytes()))
 }
 
 /// What a call needs, any one of it.

@@ -8,6 +8,7 @@ use casgate::policy::method::{InstanceIn, Method};
 use casgate::policy::pattern::{CertificatePattern, Pattern};
 use casgate::policy::rights::{Right, Rights};
 use casgate::policy::spiffe::UriPattern;
+use casgate::policy::uris::UriPrefix;
 use casgate::policy::{Policy, Rule, Scope, Uris};
 use casgate::status::Rejection;
 use proptest::collection::vec;
@@ -28,6 +29,7 @@ pub(super) struct PlainRule {
     pub(super) allow: Vec<&'static str>,
     pub(super) deny: Vec<&'static str>,
     pub(super) instances: Option<Vec<&'static str>>,
+    pub(super) uris: Option<Vec<&'static str>>,
 }
 
 /// Nothing at all stands for any certificate.
@@ -54,7 +56,7 @@ pub(super) struct PlainCertificate {
 pub(super) struct PlainCall {
     pub(super) method: Method,
     pub(super) instance: String,
-    pub(super) uris: Uris,
+    pub(super) uris: Vec<&'static str>,
 }
 
 /// The right that a naive reading of the method table asks for: any one of them.
@@ -155,7 +157,7 @@ fn is_here(rule: &PlainRule, call: &PlainCall, if_unknown: bool) -> bool {
 }
 
 /// One of these rights on the place of the call.
-fn grant(rules: &[PlainRule], caller: &PlainCaller, needed: &[&str], call: &PlainCall) -> Outcome {
+fn grant(rules: &[PlainRule], caller: &PlainCaller, needed: &[&str], call: &PlainCall, uri: Option<&str>) -> Outcome {
     let is_unknown = call.method.instance_in() == InstanceIn::Unknown;
     let mine: Vec<(usize, &PlainRule)> = rules
         .iter()
@@ -172,12 +174,13 @@ fn grant(rules: &[PlainRule], caller: &PlainCaller, needed: &[&str], call: &Plai
         rules.any(|rule| has(&rule.deny, right) && rule.instances.is_none())
     };
     let allowed_somewhere = |right: &str| mine.iter().any(|(_, rule)| has(&rule.allow, right));
-    let mut allowed_here = mine.iter().flat_map(|(number, rule)| {
+    let of_any_uri = mine.iter().flat_map(|(number, rule)| {
         let rights = needed.iter().filter(|right| has(&rule.allow, right));
         rights
             .filter(|_| is_here(rule, call, false))
             .map(|right| (*number, *right))
     });
+    let mut allowed_here = of_any_uri.clone().filter(|(number, _)| covers(&rules[*number], uri));
     let deny = |reason: &str, right: &str| Outcome::Deny {
         reason: reason.to_owned(),
         right: right.to_owned(),
@@ -196,23 +199,51 @@ fn grant(rules: &[PlainRule], caller: &PlainCaller, needed: &[&str], call: &Plai
         (None, None) => deny("no-right", needed[0]),
         (Some(left), _) => match allowed_here.next() {
             Some((_, right)) => deny("forbidden", right),
+            None if of_any_uri.clone().any(|(_, right)| !denied_here(right)) => deny("not-for-uri", left),
             None if is_unknown => deny("instance-unknown", left),
             None => deny("not-on-instance", left),
         },
     }
 }
 
+/// Whether a rule allows a URI: one that begins as it says, and has no way out of there.
+fn covers(rule: &PlainRule, uri: Option<&str>) -> bool {
+    match (&rule.uris, uri) {
+        (None, _) | (_, None) => true,
+        (Some(prefixes), Some(uri)) => {
+            let is_urn = uri.to_lowercase().starts_with("urn:");
+            let climbs = uri.contains("/../") || uri.contains("/%2e%2e/");
+            prefixes.iter().any(|prefix| uri.starts_with(prefix)) && (is_urn || !climbs)
+        }
+    }
+}
+
+/// Every URI on its own: `urn:` names first, as they are asked for first.
 fn expected(rules: &[PlainRule], caller: &PlainCaller, call: &PlainCall) -> Outcome {
-    if call.method.uris_in().is_none() {
-        return grant(rules, caller, &needed(call.method), call);
+    let is_fetch = call.method.path().contains("asset.v1.Fetch/");
+    let is_push = call.method.path().contains("asset.v1.Push/");
+    if !is_fetch && !is_push {
+        return grant(rules, caller, &needed(call.method), call, None);
     }
-    let local = grant(rules, caller, &["pull"], call);
-    if !call.uris.remote {
-        return local;
+    let plain = if is_fetch { "pull" } else { "asset-push" };
+    if call.uris.is_empty() {
+        return grant(rules, caller, &[plain], call, None);
     }
-    match local {
-        Outcome::Deny { .. } if call.uris.local => local,
-        _ => grant(rules, caller, &["fetch-remote"], call),
+    let needs = |uri: &str| {
+        let leads_out = is_fetch && !uri.to_lowercase().starts_with("urn:");
+        if leads_out { "fetch-remote" } else { plain }
+    };
+    let (out, at_home): (Vec<&str>, Vec<&str>) = call.uris.iter().partition(|uri| needs(uri) == "fetch-remote");
+    let all: Vec<_> = [at_home, out.clone()].concat();
+    let outcomes = all
+        .iter()
+        .map(|uri| grant(rules, caller, &[needs(uri)], call, Some(uri)));
+    let (allowed, denied): (Vec<_>, Vec<_>) = outcomes.partition(|outcome| matches!(outcome, Outcome::Allow { .. }));
+    let told = allowed.len() - out.len().min(allowed.len());
+    match denied.into_iter().next() {
+        Some(denied) => denied,
+        // The rule for the first that leads out, else for the first.
+        None => allowed.into_iter().nth(if out.is_empty() { 0 } else { told }).unwrap(),
     }
 }
 
@@ -223,7 +254,12 @@ fn decided(policy: &Policy, caller: &Identity, call: &PlainCall) -> Outcome {
             Scope::Instance(InstanceName::parse(&call.instance).unwrap())
         }
     };
-    match policy.decide(&policy.standing(caller, &[]), call.method, scope, call.uris) {
+    match policy.decide(
+        &policy.standing(caller, &[]),
+        call.method,
+        scope,
+        Uris::of(call.uris.iter().copied()),
+    ) {
         Ok(permit) => Outcome::Allow {
             rule: permit.rule().index().to_string(),
             right: permit.right().name().to_owned(),
@@ -262,6 +298,10 @@ fn rule(number: usize, plain: &PlainRule) -> Rule {
         allow: rights(&plain.allow),
         deny: rights(&plain.deny),
         instances: plain.instances.as_ref().map(parse),
+        uris: plain.uris.as_ref().map(|prefixes| {
+            let parse = |text: &&str| UriPrefix::parse(text).unwrap();
+            prefixes.iter().map(parse).collect()
+        }),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Random rules, callers and calls, out of so few names that they often meet.
 
-use casgate::policy::Uris;
 use casgate::policy::method::Method;
 use proptest::collection::vec;
 use proptest::option;
@@ -39,6 +38,18 @@ const RIGHTS: [&str; 10] = [
     "fetch-remote",
     "admin",
 ];
+const PREFIXES: [&str; 5] = ["urn:a:", "urn:", "https://x/", "https://x/a", "git@x:"];
+const ASKED: [&str; 9] = [
+    "urn:a:1",
+    "urn:b:/../1",
+    "URN:a:1",
+    "https://x/a/b",
+    "https://x/../a",
+    "https://x/a/%2e%2e/b",
+    "https://x.y/",
+    "git@x:y",
+    "",
+];
 const PATTERNS: [&str; 10] = ["", "a", "b", "a/b", "*", "a/*", "*/b", "**", "a/**", "*/b/**"];
 
 pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
@@ -59,8 +70,10 @@ pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
         vec(select(&RIGHTS[..]), 0..4),
         option::weighted(0.3, vec(select(&RIGHTS[..]), 0..3)),
         option::weighted(0.6, vec(select(&PATTERNS[..]), 0..3)),
+        option::weighted(0.3, vec(select(&PREFIXES[..]), 0..3)),
     )
-        .prop_map(|(certificate, allow, deny, instances)| PlainRule {
+        .prop_map(|(certificate, allow, deny, instances, uris)| PlainRule {
+            uris,
             certificate,
             allow,
             deny: deny.unwrap_or_default(),
@@ -89,13 +102,8 @@ pub(super) fn any_call() -> impl Strategy<Value = PlainCall> {
         .filter(|method| !method.rights().is_empty())
         .collect();
     let instance = vec(select(&["a", "b", "c", "A"][..]), 0..4).prop_map(|parts| parts.join("/"));
-    (select(methods), instance, any::<(bool, bool)>()).prop_map(|(method, instance, (remote, local))| PlainCall {
-        method,
-        instance,
-        uris: Uris {
-            remote,
-            local,
-            ..Uris::default()
-        },
-    })
+    let asset = methods.iter().copied().filter(|method| method.uris_in().is_some());
+    let method = prop_oneof![select(methods.clone()), select(asset.collect::<Vec<_>>())];
+    let uris = vec(select(&ASKED[..]), 0..4);
+    (method, instance, uris).prop_map(|(method, instance, uris)| PlainCall { method, instance, uris })
 }
