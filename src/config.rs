@@ -4,7 +4,8 @@
 pub mod file;
 pub mod problem;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
@@ -22,6 +23,8 @@ pub struct Loaded {
     pub file: File,
     /// The content of every file that it names, by absolute path, or why it could not be read.
     pub contents: BTreeMap<PathBuf, Result<Vec<u8>, Arc<io::Error>>>,
+    /// Which of them every user of the machine may read, by their mode.
+    pub open_to_all: BTreeSet<PathBuf>,
     /// Where all of it comes from.
     pub source: Source,
 }
@@ -76,9 +79,13 @@ fn collect(path: &Path, file: File) -> Loaded {
         file,
         contents: BTreeMap::new(),
         source: Source::default(),
+        open_to_all: BTreeSet::new(),
     };
     for name in loaded.named_files() {
         let path = loaded.resolve(&name);
+        if fs::metadata(&path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
+            loaded.open_to_all.insert(path.clone());
+        }
         loaded
             .contents
             .entry(path)
@@ -124,6 +131,24 @@ impl Loaded {
             Some(Err(error)) => Err(format!("`{}` can't be read: {error}", path.display())),
             None => Err(format!("`{}` was not read", path.display())),
         }
+    }
+
+    /// The files with private keys.
+    pub fn named_keys(&self) -> Vec<&str> {
+        let listeners = self.listeners().map(|listen| &listen.key);
+        let backends = match &self.file.backends {
+            Key::Good(backends) => backends.values().collect(),
+            Key::Absent | Key::Bad(_) => Vec::new(),
+        };
+        let backends = backends.into_iter().filter_map(|backend| match backend {
+            Key::Good(backend) => Some(&backend.key),
+            Key::Absent | Key::Bad(_) => None,
+        });
+        let names = listeners.chain(backends).filter_map(|key| match key {
+            Key::Good(name) => Some(name.as_str()),
+            Key::Absent | Key::Bad(_) => None,
+        });
+        names.collect()
     }
 
     fn named_files(&self) -> Vec<String> {

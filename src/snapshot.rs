@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub log: LogPlan,
     /// Where to note who pushed what.
     pub audit: Option<AuditPlan>,
+    /// What was seen of the files that an administrator should look at.
+    pub warnings: Vec<String>,
 }
 
 /// How to log.
@@ -114,6 +116,7 @@ impl Snapshot {
         let limits = limits::compile(loaded, &mut report);
         let log = log(loaded, &mut report);
         let audit = audit(loaded, &mut report);
+        warn_of_keys(loaded, &mut report);
         if !report.problems.is_empty() {
             return Err(Problems::new(&loaded.path, report.problems));
         }
@@ -131,6 +134,7 @@ impl Snapshot {
             limits,
             log,
             audit,
+            warnings: report.warnings,
         })
     }
 
@@ -155,6 +159,17 @@ fn audit(loaded: &Loaded, report: &mut Report) -> Option<AuditPlan> {
         file: loaded.resolve(file?),
         on_failure: on_failure.unwrap_or_default(),
     })
+}
+
+/// Keys that other users of the machine can read.
+fn warn_of_keys(loaded: &Loaded, report: &mut Report) {
+    for name in loaded.named_keys() {
+        if loaded.open_to_all.contains(&loaded.resolve(name)) {
+            report.warnings.push(format!(
+                "every user of this machine can read the key `{name}`: take that right away with `chmod o-r`, and make a new key if somebody else is on the machine"
+            ));
+        }
+    }
 }
 
 fn log(loaded: &Loaded, report: &mut Report) -> LogPlan {

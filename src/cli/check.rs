@@ -1,19 +1,18 @@
 //! `casgate check`: everything that is wrong with a configuration, or who may do what by it.
 
-use std::collections::HashSet;
+mod matrix;
+mod warnings;
+
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use super::Failure;
 use crate::config;
-use crate::policy::identity::Identity;
 use crate::policy::method::Service;
-use crate::policy::pattern::Pattern;
-use crate::policy::rights::{Right, Rights};
-use crate::policy::{Policy, Rule};
 use crate::snapshot::Snapshot;
 use crate::snapshot::backends::Target;
-use crate::snapshot::listen::Security;
+
+pub use warnings::warnings;
 
 /// Arguments of `casgate check`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +30,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let loaded = config::load(&args.config).map_err(Failure::of)?;
     let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
     print!("{}: good\n\n{}", args.config.display(), describe(&snapshot));
+    print!("{}", matrix::of(&snapshot.policy));
     for warning in warnings(&snapshot) {
         println!("warning: {warning}");
     }
@@ -101,77 +101,4 @@ pub fn describe(snapshot: &Snapshot) -> String {
         );
     }
     text
-}
-
-/// What is allowed but looks like a mistake.
-pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for rule in snapshot.policy.rules() {
-        if rule.allow.contains(Right::AssetPush) && !elsewhere_has(&snapshot.policy, rule, Right::CasPush) {
-            warnings.push(format!(
-                "rule \"{}\" gives asset-push without cas-push: BuildStream would leave names that point into nothing",
-                rule.name
-            ));
-        }
-        if rule.allow.contains(Right::CasPush)
-            && !rule.allow.contains(Right::AssetPush)
-            && rule.allow.contains(Right::ActionPush)
-        {
-            warnings.push(format!(
-                "rule \"{}\" gives cas-push and action-push without asset-push: BuildStream clients with `push: true` will be refused",
-                rule.name
-            ));
-        }
-    }
-    let now = crate::live::now();
-    for (certificate, end) in snapshot.listeners.iter().flat_map(|listener| &listener.expiries) {
-        let days = end.saturating_sub(now) / 86_400;
-        if *end < now {
-            warnings.push(format!("certificate {certificate} has expired"));
-        } else if days < 30 {
-            warnings.push(format!("certificate {certificate} expires in {days} days"));
-        }
-    }
-    for listener in &snapshot.listeners {
-        if let Security::Tls { verifier, .. } = &listener.security {
-            warnings.extend(verifier.warnings().iter().cloned());
-        }
-    }
-    let issuers = snapshot.listeners.iter().map(|listener| match &listener.security {
-        Security::Tls { verifier, .. } => verifier.issuers(),
-        Security::Clear => 0,
-    });
-    let issuers = issuers.max().unwrap_or_default();
-    for rule in snapshot.policy.rules() {
-        if let Pattern::Certificate(pattern) = &rule.pattern
-            && pattern.trusts_every_authority()
-            && !rule.allow.is_empty()
-            && issuers > 1
-        {
-            warnings.push(format!(
-                "rule \"{}\" does not say which of {issuers} authorities it trusts: each could issue a certificate that it matches; name them in client-ca, and add `issued-by`",
-                rule.name
-            ));
-        }
-    }
-    if snapshot.listeners.iter().any(|listener| listener.scheme() == "http") {
-        let anonymous = snapshot.policy.standing(&Identity::Anonymous, &[]).ever();
-        if anonymous != Rights::NONE && anonymous != Rights::of(Right::Pull) {
-            warnings.push(format!(
-                "a listener has `tls = false`, and callers without a certificate may {anonymous}: everybody on its network may"
-            ));
-        }
-    }
-    // Two listeners may name the same certificates.
-    let mut said = HashSet::new();
-    warnings.retain(|warning| said.insert(warning.clone()));
-    warnings
-}
-
-/// Whether the rule gives the right, or another one does to the same callers.
-fn elsewhere_has(policy: &Policy, rule: &Rule, right: Right) -> bool {
-    policy
-        .rules()
-        .iter()
-        .any(|other| other.pattern == rule.pattern && other.allow.contains(right))
 }

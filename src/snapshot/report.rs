@@ -8,6 +8,8 @@ use crate::config::file::{Key, Unknown};
 pub struct Report {
     /// In the order in which they were found.
     pub problems: Vec<Problem>,
+    /// What an administrator should look at, though it is no problem.
+    pub warnings: Vec<String>,
 }
 
 impl Report {

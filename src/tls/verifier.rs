@@ -264,6 +264,17 @@ impl ClientVerifier {
         self.issuers
     }
 
+    /// Whether an authority, of this name where there is one, could issue certificates.
+    pub fn issues_for(&self, name: Option<&Arc<str>>) -> bool {
+        let mut authorities = self.authorities.iter();
+        authorities.any(|authority| name.is_none() || authority.name.as_ref() == name)
+    }
+
+    /// The certificates that are trusted themselves, with the names of their entries.
+    pub fn pinned(&self) -> impl Iterator<Item = (&CertificateDer<'static>, &[Arc<str>])> {
+        self.pinned.iter().map(|(der, names)| (der, names.as_slice()))
+    }
+
     fn is_anchor(&self, der: &CertificateDer<'_>) -> bool {
         identity::parse(der).is_ok_and(|certificate| self.anchors.contains(&name_and_key(&certificate)))
     }

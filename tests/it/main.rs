@@ -33,6 +33,7 @@ mod asset_uris;
 mod audit;
 mod authorization;
 mod capabilities;
+mod check;
 mod configs;
 mod connections;
 mod drain;

@@ -3,7 +3,7 @@
 mod naive;
 mod random;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -85,6 +85,7 @@ fn compile(rules: Vec<toml::Value>, authority: &Authority) -> Policy {
             .into_iter()
             .map(|(name, text)| (name.into(), Ok::<_, Arc<_>>(text.into_bytes())))
             .collect(),
+        open_to_all: BTreeSet::new(),
     };
     Snapshot::compile(&loaded)
         .unwrap_or_else(|problems| panic!("{problems}"))

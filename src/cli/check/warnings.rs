@@ -1,0 +1,213 @@
+//! What a configuration allows that looks like a mistake.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::policy::identity::Identity;
+use crate::policy::method::{InstanceIn, Method};
+use crate::policy::pattern::{Fit, Part, Pattern};
+use crate::policy::rights::{Right, Rights};
+use crate::policy::{Policy, Rule};
+use crate::snapshot::Snapshot;
+use crate::snapshot::listen::Security;
+use crate::tls::identity;
+use crate::tls::verifier::ClientVerifier;
+
+/// The rights that only Remote Asset's methods use URIs with.
+const WITH_URIS: Rights = Rights::of(Right::Pull).with(Right::AssetPush).with(Right::FetchRemote);
+
+/// Every warning, each once.
+pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
+    let mut warnings = snapshot.warnings.clone();
+    for rule in snapshot.policy.rules() {
+        let texts = [
+            half_a_push(&snapshot.policy, rule),
+            push_for_any(snapshot, rule),
+            any_authority(snapshot, rule),
+            matches_nobody(snapshot, rule),
+            is_denied(&snapshot.policy, rule),
+            unknown_instances(&snapshot.policy, rule),
+            useless_uris(rule),
+        ];
+        let texts = texts.into_iter().flatten();
+        warnings.extend(texts.map(|text| format!("rule \"{}\" {text}", rule.name)));
+    }
+    warnings.extend(expiries(snapshot));
+    for verifier in verifiers(snapshot) {
+        warnings.extend(verifier.warnings().iter().cloned());
+    }
+    if snapshot.listeners.iter().any(|listener| listener.scheme() == "http") {
+        let anonymous = snapshot.policy.standing(&Identity::Anonymous, &[]).ever();
+        if anonymous != Rights::NONE && anonymous != Rights::of(Right::Pull) {
+            warnings.push(format!(
+                "a listener has `tls = false`, and callers without a certificate may {anonymous}: everybody on its network may"
+            ));
+        }
+    }
+    // Two listeners may name the same certificates.
+    let mut said = HashSet::new();
+    warnings.retain(|warning| said.insert(warning.clone()));
+    warnings
+}
+
+fn verifiers(snapshot: &Snapshot) -> impl Iterator<Item = &ClientVerifier> {
+    snapshot
+        .listeners
+        .iter()
+        .filter_map(|listener| match &listener.security {
+            Security::Tls { verifier, .. } => Some(&**verifier),
+            Security::Clear => None,
+        })
+}
+
+fn expiries(snapshot: &Snapshot) -> Vec<String> {
+    let now = crate::live::now();
+    let all = snapshot.listeners.iter().flat_map(|listener| &listener.expiries);
+    all.filter_map(|(certificate, end)| {
+        let days = end.saturating_sub(now) / 86_400;
+        if *end < now {
+            Some(format!("certificate {certificate} has expired"))
+        } else if days < 30 {
+            Some(format!("certificate {certificate} expires in {days} days"))
+        } else {
+            None
+        }
+    })
+    .collect()
+}
+
+/// BuildStream pushes blobs and the names that point to them.
+fn half_a_push(policy: &Policy, rule: &Rule) -> Option<String> {
+    let has = |right| rule.allow.contains(right);
+    if has(Right::AssetPush) && !elsewhere_has(policy, rule, Right::CasPush) {
+        return Some(
+            "gives asset-push without cas-push: BuildStream would leave names that point into nothing".to_owned(),
+        );
+    }
+    (has(Right::CasPush) && has(Right::ActionPush) && !has(Right::AssetPush)).then(|| {
+        "gives cas-push and action-push without asset-push: BuildStream clients with `push: true` will be refused"
+            .to_owned()
+    })
+}
+
+/// Whether a rule gives the right to the same callers.
+fn elsewhere_has(policy: &Policy, rule: &Rule, right: Right) -> bool {
+    let mut rules = policy.rules().iter();
+    rules.any(|other| other.pattern == rule.pattern && other.allow.contains(right))
+}
+
+/// Certificates that stand in client-ca themselves are a list of callers; those of an authority are not.
+fn push_for_any(snapshot: &Snapshot, rule: &Rule) -> Option<String> {
+    let pushes = rule.allow.intersection(Rights::PUSH);
+    let is_open = rule.pattern == Pattern::Any && verifiers(snapshot).any(|verifier| verifier.issuers() > 0);
+    (is_open && !pushes.is_empty()).then(|| {
+        format!("gives {pushes} to every certificate, whatever its authority issued it for: name those that may push")
+    })
+}
+
+fn any_authority(snapshot: &Snapshot, rule: &Rule) -> Option<String> {
+    let issuers = verifiers(snapshot)
+        .map(ClientVerifier::issuers)
+        .max()
+        .unwrap_or_default();
+    match &rule.pattern {
+        Pattern::Certificate(pattern) if pattern.trusts_every_authority() && !rule.allow.is_empty() && issuers > 1 => {
+            Some(format!(
+                "does not say which of {issuers} authorities it trusts: each could issue a certificate that it matches; name them in client-ca, and add `issued-by`"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Only where it is certain: nobody knows what an authority has issued.
+fn matches_nobody(snapshot: &Snapshot, rule: &Rule) -> Option<String> {
+    let issued_by = match &rule.pattern {
+        Pattern::Anonymous => {
+            let accepts = |security: &Security| match security {
+                Security::Tls { verifier, .. } => !verifier.is_mandatory(),
+                Security::Clear => true,
+            };
+            let takes_anonymous = snapshot.listeners.iter().any(|listener| accepts(&listener.security));
+            return (!takes_anonymous).then(|| {
+                "matches nobody: every listener requires a certificate (`client-certificate = \"optional\"` does not)"
+                    .to_owned()
+            });
+        }
+        Pattern::Any => None,
+        Pattern::Certificate(pattern) => pattern.issued_by.as_ref(),
+    };
+    let may_match = |verifier: &ClientVerifier| {
+        verifier.issues_for(issued_by) || verifier.pinned().any(|(der, names)| is_about(rule, der, names))
+    };
+    (!verifiers(snapshot).any(may_match))
+        .then(|| "matches nobody: client-ca has no such certificate, and no authority that could issue one".to_owned())
+}
+
+fn is_about(rule: &Rule, der: &[u8], names: &[Arc<str>]) -> bool {
+    identity::read(der).is_ok_and(|certificate| {
+        let fit = rule.pattern.fit(&Identity::Certificate(Box::new(certificate)), names);
+        fit == Fit::Equal || fit == Fit::Ambiguous && !rule.deny.is_empty()
+    })
+}
+
+/// Rights that another rule takes from all callers, and on all instances, of this one.
+fn is_denied(policy: &Policy, rule: &Rule) -> Option<String> {
+    let mut denies = policy.rules().iter().filter(|other| {
+        let everywhere = other.instances.is_none() || other.instances == rule.instances;
+        everywhere && includes(&other.pattern, &rule.pattern)
+    });
+    denies.find_map(|other| {
+        let lost = rule.allow.intersection(other.deny);
+        (!lost.is_empty()).then(|| {
+            format!(
+                "gives {lost} in vain: rule \"{}\" denies it to the same callers",
+                other.name
+            )
+        })
+    })
+}
+
+/// Whether the callers of one pattern are surely among those of another.
+fn includes(wide: &Pattern, narrow: &Pattern) -> bool {
+    match (wide, narrow) {
+        (Pattern::Any, Pattern::Any | Pattern::Certificate(_)) | (Pattern::Anonymous, Pattern::Anonymous) => true,
+        (Pattern::Certificate(wide), Pattern::Certificate(narrow)) => Part::ALL.into_iter().all(|part| {
+            wide.wanted(part)
+                .is_none_or(|wanted| narrow.wanted(part) == Some(wanted))
+        }),
+        _ => false,
+    }
+}
+
+/// Rights that are limited to instances, while some of their methods do not tell theirs.
+fn unknown_instances(policy: &Policy, rule: &Rule) -> Option<String> {
+    rule.instances.as_ref()?;
+    let is_whole = |right| {
+        let mut rules = policy.rules().iter();
+        rules.any(|other| {
+            other.instances.is_none() && other.allow.contains(right) && includes(&other.pattern, &rule.pattern)
+        })
+    };
+    let limited: Vec<Right> = rule.allow.iter().filter(|right| !is_whole(*right)).collect();
+    let is_lost = |method: &Method| {
+        let mut rights = limited.iter();
+        method.instance_in() == InstanceIn::Unknown && rights.any(|right| method.rights().contains(*right))
+    };
+    let lost: Vec<_> = Method::ALL
+        .iter()
+        .filter(|method| is_lost(method))
+        .map(|method| method.name())
+        .collect();
+    (!lost.is_empty()).then(|| {
+        format!(
+            "has `instances`, so it does not allow {}, which do not tell their instance",
+            lost.join(", ")
+        )
+    })
+}
+
+fn useless_uris(rule: &Rule) -> Option<String> {
+    let is_useless = rule.uris.is_some() && rule.allow.intersection(WITH_URIS).is_empty();
+    is_useless.then(|| "has `uris`, which limit only pull, asset-push and fetch-remote".to_owned())
+}
