@@ -9,6 +9,8 @@ use casgate::policy::instance::{InstanceName, InstancePattern};
 use casgate::policy::method::{Method, ResourceKind};
 use casgate::policy::pattern::{CertificatePattern, Pattern};
 use casgate::policy::rights::{Right, Rights};
+use casgate::policy::spiffe::UriPattern;
+use casgate::policy::uris::UriPrefix;
 use casgate::policy::{Policy, Rule, Scope, Uris, resource};
 use casgate::proxy::headers;
 use casgate::proxy::prefix::Reader;
@@ -62,6 +64,65 @@ fn decision(c: &mut Criterion) {
             b.iter(|| policy.standing(black_box(&identity), &[]));
         });
     }
+}
+
+/// Ten rules that all match: a deny on an instance, limits of URIs, and every part of a certificate that can be named.
+fn detailed(c: &mut Criterion) {
+    let pattern = CertificatePattern {
+        common_name: Some("ci".to_owned()),
+        organization: Some("Example".to_owned()),
+        uri: UriPattern::parse("spiffe://example.org/ns/*/ci/**").ok(),
+        spki_sha256: Some([7; 32]),
+        issued_by: Some("ci".into()),
+        ..CertificatePattern::default()
+    };
+    let rule = |number: usize| Rule {
+        name: format!("rule {number}").into(),
+        pattern: Pattern::Certificate(Box::new(pattern.clone())),
+        allow: Rights::of(Right::Pull).with(Right::AssetPush),
+        deny: if number == 0 {
+            Rights::of(Right::AssetPush)
+        } else {
+            Rights::NONE
+        },
+        instances: InstancePattern::parse(&format!("team-{number}/**"))
+            .ok()
+            .map(|one| vec![one]),
+        uris: UriPrefix::parse("urn:fdc:buildstream.build:2020:")
+            .ok()
+            .map(|one| vec![one]),
+    };
+    let policy = Policy::new((0..10).map(rule).collect());
+    let identity = Identity::Certificate(Box::new(Certificate {
+        common_names: vec!["ci".to_owned()],
+        organizations: vec!["Example".to_owned()],
+        uris: vec!["spiffe://example.org/ns/a/ci/b/c".to_owned()],
+        spki_sha256: [7; 32],
+        ..Certificate::default()
+    }));
+    let issuers = ["ci".into()];
+    let standing = policy.standing(&identity, &issuers);
+    for (name, method, uris) in [
+        ("a call", Method::Read, &[][..]),
+        (
+            "a push of two URIs",
+            Method::PushBlob,
+            &["urn:fdc:buildstream.build:2020:artifact:x"; 2],
+        ),
+    ] {
+        c.bench_function(&format!("decide {name}, 10 rules that all match"), |b| {
+            b.iter(|| {
+                standing.may_ever(method.rights()).ok()?;
+                let scope = Scope::Instance(InstanceName::parse(black_box("team-9/main")).ok()?);
+                policy
+                    .decide(&standing, method, scope, Uris::of(uris.iter().copied()))
+                    .ok()
+            });
+        });
+    }
+    c.bench_function("match an identity (once a connection), 10 rules that all match", |b| {
+        b.iter(|| policy.standing(black_box(&identity), &issuers));
+    });
 }
 
 fn framed(message: &impl Message) -> Vec<u8> {
@@ -126,5 +187,5 @@ fn request_headers(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decision, first_message, request_headers);
+criterion_group!(benches, decision, detailed, first_message, request_headers);
 criterion_main!(benches);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
 use casgate::policy::method::{InstanceIn, Method};
-use casgate::policy::pattern::{CertificatePattern, Pattern};
+use casgate::policy::pattern::{CertificatePattern, Pattern, Serial};
 use casgate::policy::rights::{Right, Rights};
 use casgate::policy::spiffe::UriPattern;
 use casgate::policy::uris::UriPrefix;
@@ -19,8 +19,8 @@ use super::random::{any_call, any_caller, any_rule};
 
 /// How many calls are asked of each random policy.
 const CALLS: usize = 64;
-/// 64 calls of 2000 policies.
-const POLICIES: u32 = 2000;
+/// 64 calls of 3000 policies.
+const POLICIES: u32 = 3000;
 
 #[derive(Clone, Debug)]
 pub(super) struct PlainRule {
@@ -39,6 +39,13 @@ pub(super) struct PlainPattern {
     pub(super) organization: Option<&'static str>,
     pub(super) uri: Option<&'static str>,
     pub(super) dns: Option<&'static str>,
+    pub(super) unit: Option<&'static str>,
+    pub(super) email: Option<&'static str>,
+    pub(super) serial: Option<&'static str>,
+    /// Every byte of it.
+    pub(super) sha256: Option<u8>,
+    pub(super) key: Option<u8>,
+    pub(super) issuer: Option<&'static str>,
 }
 
 /// `None` for an anonymous caller.
@@ -50,6 +57,13 @@ pub(super) struct PlainCertificate {
     pub(super) organizations: Vec<&'static str>,
     pub(super) uris: Vec<&'static str>,
     pub(super) dns: Vec<&'static str>,
+    pub(super) units: Vec<&'static str>,
+    pub(super) emails: Vec<&'static str>,
+    pub(super) serial: &'static str,
+    pub(super) sha256: u8,
+    pub(super) key: u8,
+    /// Who vouches for it.
+    pub(super) issuers: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,16 +128,29 @@ fn about(rule: &PlainRule, caller: &PlainCaller) -> About {
         Some(wanted) if is_spiffe(wanted) && ids.len() > 1 => About::Perhaps,
         Some(_) => About::Surely,
     };
+    let surely = |is_so: bool| if is_so { About::Surely } else { About::Not };
     let is_dns = |wanted: &str| caller.dns.iter().any(|dns| dns.to_lowercase() == wanted.to_lowercase());
+    let mailbox = |text: &str| {
+        let (name, host) = text.split_once('@').unwrap();
+        (name.to_owned(), host.to_lowercase())
+    };
+    let is_email = |wanted: &str| caller.emails.iter().any(|email| mailbox(email) == mailbox(wanted));
+    let number = |digits: &str| u64::from_str_radix(&digits.replace(':', ""), 16).unwrap();
     let parts = [
         attribute(pattern.name, &caller.names),
         attribute(pattern.organization, &caller.organizations),
+        attribute(pattern.unit, &caller.units),
         uri,
-        if pattern.dns.is_none_or(is_dns) {
-            About::Surely
-        } else {
-            About::Not
-        },
+        surely(pattern.dns.is_none_or(is_dns)),
+        surely(pattern.email.is_none_or(is_email)),
+        surely(
+            pattern
+                .serial
+                .is_none_or(|wanted| number(wanted) == number(caller.serial)),
+        ),
+        surely(pattern.sha256.is_none_or(|wanted| wanted == caller.sha256)),
+        surely(pattern.key.is_none_or(|wanted| wanted == caller.key)),
+        surely(pattern.issuer.is_none_or(|wanted| caller.issuers.contains(&wanted))),
     ];
     if parts.contains(&About::Not) {
         About::Not
@@ -247,7 +274,13 @@ fn expected(rules: &[PlainRule], caller: &PlainCaller, call: &PlainCall) -> Outc
     }
 }
 
-fn decided(policy: &Policy, caller: &Identity, call: &PlainCall) -> Outcome {
+fn decided(policy: &Policy, who: &PlainCaller, call: &PlainCall) -> Outcome {
+    let caller = &caller(who);
+    let issuers: Vec<_> = who
+        .iter()
+        .flat_map(|plain| &plain.issuers)
+        .map(|name| (*name).into())
+        .collect();
     let scope = match call.method.instance_in() {
         InstanceIn::Unknown => Scope::Unknown,
         InstanceIn::Field(_) | InstanceIn::ResourceName(_) => {
@@ -255,7 +288,7 @@ fn decided(policy: &Policy, caller: &Identity, call: &PlainCall) -> Outcome {
         }
     };
     match policy.decide(
-        &policy.standing(caller, &[]),
+        &policy.standing(caller, &issuers),
         call.method,
         scope,
         Uris::of(call.uris.iter().copied()),
@@ -279,7 +312,12 @@ fn rule(number: usize, plain: &PlainRule) -> Rule {
             organization: owned(pattern.organization),
             uri: pattern.uri.map(|uri| UriPattern::parse(uri).unwrap()),
             dns: owned(pattern.dns),
-            ..CertificatePattern::default()
+            organizational_unit: owned(pattern.unit),
+            email: owned(pattern.email),
+            serial: pattern.serial.map(|digits| Serial::parse(digits).unwrap()),
+            sha256: pattern.sha256.map(|byte| [byte; 32]),
+            spki_sha256: pattern.key.map(|byte| [byte; 32]),
+            issued_by: pattern.issuer.map(Into::into),
         };
         if pattern.is_empty() {
             Pattern::Any
@@ -314,6 +352,11 @@ fn caller(plain: &PlainCaller) -> Identity {
             organizations: owned(&plain.organizations),
             uris: owned(&plain.uris),
             dns: owned(&plain.dns),
+            organizational_units: owned(&plain.units),
+            emails: owned(&plain.emails),
+            serial: plain.serial.to_owned(),
+            sha256: [plain.sha256; 32],
+            spki_sha256: [plain.key; 32],
             ..Certificate::default()
         })),
     }
@@ -329,7 +372,7 @@ proptest! {
     ) {
         let policy = Policy::new(rules.iter().enumerate().map(|(number, plain)| rule(number, plain)).collect());
         for (who, call) in &calls {
-            prop_assert_eq!(decided(&policy, &caller(who), call), expected(&rules, who, call), "{:?} {:?}", who, call);
+            prop_assert_eq!(decided(&policy, who, call), expected(&rules, who, call), "{:?} {:?}", who, call);
         }
     }
 }

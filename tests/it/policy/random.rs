@@ -26,6 +26,9 @@ const URI_PATTERNS: [&str; 6] = [
     "urn:x",
 ];
 const DNS: [&str; 3] = ["ci.example", "CI.example", "dev.example"];
+const EMAILS: [&str; 3] = ["ci@example.org", "CI@example.org", "ci@Example.org"];
+const SERIALS: [&str; 4] = ["0a", "A", "00:0A", "0a00"];
+const AUTHORITIES: [&str; 2] = ["build", "laptops"];
 const RIGHTS: [&str; 10] = [
     "pull",
     "cas-push",
@@ -58,13 +61,27 @@ pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
         option::weighted(0.2, select(&ORGANIZATIONS[..])),
         option::weighted(0.2, select(&URI_PATTERNS[..])),
         option::weighted(0.2, select(&DNS[..])),
+        option::weighted(0.2, select(&ORGANIZATIONS[..])),
+        option::weighted(0.1, select(&EMAILS[..])),
+        option::weighted(0.1, select(&SERIALS[..])),
+        option::weighted(0.1, 0..2u8),
+        option::weighted(0.1, 0..2u8),
+        option::weighted(0.3, select(&AUTHORITIES[..])),
     )
-        .prop_map(|(name, organization, uri, dns)| PlainPattern {
-            name,
-            organization,
-            uri,
-            dns,
-        });
+        .prop_map(
+            |(name, organization, uri, dns, unit, email, serial, sha256, key, issuer)| PlainPattern {
+                name,
+                organization,
+                uri,
+                dns,
+                unit,
+                email,
+                serial,
+                sha256,
+                key,
+                issuer,
+            },
+        );
     (
         option::weighted(0.8, pattern),
         vec(select(&RIGHTS[..]), 0..4),
@@ -83,15 +100,32 @@ pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
 
 pub(super) fn any_caller() -> impl Strategy<Value = PlainCaller> {
     let some = |from: &'static [&'static str]| vec(select(from), 0..3);
-    let certificate =
-        (some(&NAMES), some(&ORGANIZATIONS), some(&URIS), some(&DNS)).prop_map(|(names, organizations, uris, dns)| {
-            PlainCertificate {
+    let certificate = (
+        some(&NAMES),
+        some(&ORGANIZATIONS),
+        some(&URIS),
+        some(&DNS),
+        some(&ORGANIZATIONS),
+        some(&EMAILS),
+        select(&SERIALS[..]),
+        0..2u8,
+        0..2u8,
+        some(&AUTHORITIES),
+    )
+        .prop_map(
+            |(names, organizations, uris, dns, units, emails, serial, sha256, key, issuers)| PlainCertificate {
                 names,
                 organizations,
                 uris,
                 dns,
-            }
-        });
+                units,
+                emails,
+                serial,
+                sha256,
+                key,
+                issuers,
+            },
+        );
     option::weighted(0.85, certificate)
 }
 
