@@ -16,6 +16,7 @@
 //!     view.standing.may_ever(method)?                     denied before a byte of the body is read
 //!   3 name     = upload.settle()?                         only where the instance is in the message; bounded
 //!   4 permit   = policy.decide(standing, method, name)?
+//!     Own::answer(permit)                                 BuildStream 1: answered by calls of the gate's own, each by 4
 //!   5 backend  = routes.pick(&permit)?
 //!   6 headers::for_upstream(headers)
 //!   7 backend.send(permit, headers)                       the only door out
