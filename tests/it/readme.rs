@@ -207,6 +207,36 @@ fn every_example_is_told_of_and_no_other() {
 }
 
 #[test]
+fn every_link_within_leads_to_a_head() {
+    let anchor = |head: &str| -> String {
+        let kept = head
+            .chars()
+            .filter(|letter| letter.is_ascii_alphanumeric() || " -".contains(*letter));
+        kept.map(|letter| {
+            if letter == ' ' {
+                '-'
+            } else {
+                letter.to_ascii_lowercase()
+            }
+        })
+        .collect()
+    };
+    let heads: BTreeSet<String> = README
+        .lines()
+        .filter_map(|line| Some(anchor(line.split_once("# ")?.1)))
+        .collect();
+    let links: Vec<_> = README
+        .split("](#")
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap())
+        .collect();
+    assert!(links.len() > 3, "{links:?}");
+    for link in links {
+        assert!(heads.contains(link), "#{link}");
+    }
+}
+
+#[test]
 fn the_first_two_commands_are_these() {
     let blocks = blocks("sh");
     assert_eq!(blocks[0], "cargo run --release -- quickstart");
