@@ -9,6 +9,7 @@ pub mod completeness;
 mod exchange;
 mod fault;
 pub mod headers;
+mod message;
 mod own;
 pub mod prefix;
 mod record;

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::completeness::{self, Known};
-use super::own::{Failed, OwnCalls, Status, framed};
+use super::message::{frame, framed};
+use super::own::{Failed, OwnCalls, Status};
 use crate::policy::Uris;
 use crate::policy::method::{Method, Service};
 use crate::policy::rights::Right;
@@ -60,7 +61,7 @@ pub(super) async fn fetch_directory(
     message: Bytes,
 ) -> Result<Bytes, Failed> {
     let (_, bytes) = fetch(calls, known, uris, message).await?;
-    Ok(super::own::frame(&bytes))
+    Ok(frame(&bytes))
 }
 
 async fn fetch(

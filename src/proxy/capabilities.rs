@@ -12,6 +12,8 @@ use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_va
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::{CacheCapabilities, RequestMetadata};
 
+use super::message;
+
 /// The longest GetCapabilities answer that is read, in bytes; real ones have about 100.
 pub const LONGEST: usize = 64 * 1024;
 
@@ -76,22 +78,18 @@ pub fn decode_binary(value: &[u8]) -> Option<Vec<u8>> {
 /// When the bytes are not one uncompressed gRPC message that holds `ServerCapabilities`.
 pub fn tell(answer: &[u8], told: Told) -> Result<Bytes, Unreadable> {
     let may = told.may;
-    let (head, message) = answer.split_at_checked(5).ok_or(Unreadable)?;
-    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
-    if head[0] != 0 || usize::try_from(length) != Ok(message.len()) {
+    let mut rest = BytesMut::from(answer);
+    let message = message::take(&mut rest).ok().flatten().ok_or(Unreadable)?;
+    if !rest.is_empty() {
         return Err(Unreadable);
     }
     // ServerCapabilities: 1 cache_capabilities, 2 execution_capabilities
-    let edited = edit(message, &|number, value| match number {
+    let edited = edit(&message, &|number, value| match number {
         1 => cache(value, told).map(Edit::Replace),
         2 if !may.execute => Ok(Edit::Drop),
         _ => Ok(Edit::Keep),
     })?;
-    let mut framed = BytesMut::with_capacity(5 + edited.len());
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(edited.len()).map_err(|_| Unreadable)?);
-    framed.put(edited);
-    Ok(framed.freeze())
+    Ok(message::frame(&edited))
 }
 
 /// CacheCapabilities: 2 action_cache_update_capabilities (whose 1 is update_enabled), 4 max_batch_total_size_bytes,
@@ -169,13 +167,6 @@ mod tests {
 
     use super::*;
 
-    fn framed(message: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0];
-        bytes.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
-        bytes.extend_from_slice(message);
-        bytes
-    }
-
     fn announced() -> reapi::ServerCapabilities {
         reapi::ServerCapabilities {
             cache_capabilities: Some(CacheCapabilities {
@@ -201,7 +192,7 @@ mod tests {
     }
 
     fn told(message: &[u8], may: May) -> reapi::ServerCapabilities {
-        let bytes = tell(&framed(message), limited(may)).unwrap();
+        let bytes = tell(&message::frame(message), limited(may)).unwrap();
         reapi::ServerCapabilities::decode(&bytes[5..]).unwrap()
     }
 
@@ -247,7 +238,7 @@ mod tests {
     fn fields_of_the_future_stay() {
         let mut bytes = announced().encode_to_vec();
         bytes.extend_from_slice(b"\xa2\x06\x03new\x98\x06\x07");
-        let edited = tell(&framed(&bytes), limited(NONE)).unwrap();
+        let edited = tell(&message::frame(&bytes), limited(NONE)).unwrap();
         assert!(edited.ends_with(b"\xa2\x06\x03new\x98\x06\x07"));
     }
 

@@ -9,7 +9,8 @@ use bazel_remote_apis::google::bytestream::{ReadRequest, ReadResponse};
 use moka::future::Cache;
 use prost::Message;
 
-use super::own::{Failed, OwnCalls, Status, framed};
+use super::message::framed;
+use super::own::{Failed, OwnCalls, Status};
 use crate::policy::Uris;
 use crate::policy::method::Method;
 use crate::reference_storage::is_digest;

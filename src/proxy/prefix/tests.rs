@@ -9,10 +9,7 @@ use prost::Message;
 use super::*;
 
 fn framed(message: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0];
-    bytes.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
-    bytes.extend_from_slice(message);
-    bytes
+    crate::proxy::message::frame(message).to_vec()
 }
 
 fn read(method: Method, bytes: &[u8]) -> Result<(String, Uris), Refusal> {
