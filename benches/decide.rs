@@ -34,6 +34,7 @@ fn policy(rules: usize) -> Policy {
             .ok()
             .map(|one| vec![one]),
         uris: None,
+        rewrite: None,
     };
     Policy::new((0..rules).map(rule).collect())
 }
@@ -88,6 +89,7 @@ fn detailed(c: &mut Criterion) {
         instances: InstancePattern::parse(&format!("team-{number}/**"))
             .ok()
             .map(|one| vec![one]),
+        rewrite: None,
         uris: UriPrefix::parse("urn:fdc:buildstream.build:2020:")
             .ok()
             .map(|one| vec![one]),

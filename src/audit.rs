@@ -52,6 +52,9 @@ pub struct Line {
     pub method: String,
     /// The instance, where the call names one.
     pub instance: String,
+    /// What it is called behind the gate, where that is another name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub instance_at_backend: String,
     /// Resource name of an upload.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub resource: String,

@@ -17,7 +17,8 @@
 //!   3 name     = upload.settle()?                         only where the instance is in the message; bounded
 //!   4 permit   = policy.decide(standing, method, name)?
 //!     Own::answer(permit)                                 BuildStream 1: answered by calls of the gate's own, each by 4
-//!   5 backend  = routes.pick(&permit)?
+//!   5 way      = verdict::way(&permit)?                  by service and instance
+//!     upload.rename(name)?                                where the instance has another name behind the gate
 //!   6 headers::for_upstream(headers)
 //!   7 backend.send(permit, headers)                       the only door out
 //!   8 exchange: body up, answer down, resets both ways

@@ -3,13 +3,16 @@
 //! Deny is the default. A caller has the union of the rights of all rules that match it, but for those that one of them
 //! denies; each right holds, and is denied, only for the instances of its rule. Whatever is not certain counts against
 //! the caller: one that is ambiguous for a rule gets nothing from it and loses what it denies, and so do calls whose
-//! instance only the server knows. Nothing here reads a file, a socket or a clock.
+//! instance only the server knows. An instance may have another name behind the gate: the first rule that matches the
+//! caller, is about the instance and rewrites it decides for all calls of the caller on it, whichever rule gives the
+//! right, so that what a caller writes is what it reads. Nothing here reads a file, a socket or a clock.
 
 pub mod identity;
 pub mod instance;
 pub mod method;
 pub mod pattern;
 pub mod resource;
+pub mod rewrite;
 pub mod rights;
 pub mod spiffe;
 pub mod uris;
@@ -20,6 +23,7 @@ use identity::{Identity, printable};
 use instance::{InstanceName, InstancePattern};
 use method::Method;
 use pattern::{Fit, Issuers, Pattern};
+use rewrite::InstanceRewrite;
 use rights::{Right, Rights};
 pub use uris::Uris;
 use uris::{UriPrefix, leads_out};
@@ -39,6 +43,8 @@ pub struct Rule {
     pub instances: Option<Vec<InstancePattern>>,
     /// Which URIs of Remote Asset it allows; `None` for all. Calls without URIs are not limited by it.
     pub uris: Option<Vec<UriPrefix>>,
+    /// What its instances are called behind the gate, for these callers; `None` where the rule does not say.
+    pub rewrite: Option<InstanceRewrite>,
 }
 
 /// The number of a rule in its policy.
@@ -64,6 +70,8 @@ pub struct Standing {
     /// The rules that match and allow something.
     rules: Vec<RuleId>,
     denies: Vec<Deny>,
+    /// The rules that rewrite instances, and whether they match for certain.
+    rewrites: Vec<(RuleId, Fit)>,
     is_known: bool,
     /// What some rule allows somewhere.
     given: Rights,
@@ -107,6 +115,7 @@ pub struct Permit {
     rule: RuleId,
     right: Right,
     uris: Uris,
+    rewritten: Option<InstanceName>,
 }
 
 impl Permit {
@@ -115,9 +124,17 @@ impl Permit {
         self.method
     }
 
-    /// The instance it is for.
+    /// The instance it is for, as the caller names it.
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// The instance as it is called behind the gate; `None` where only the server can tell.
+    pub fn instance(&self) -> Option<&InstanceName> {
+        match (&self.rewritten, &self.scope) {
+            (Some(name), _) | (None, Scope::Instance(name)) => Some(name),
+            (None, Scope::Unknown) => None,
+        }
     }
 
     /// The rule that gave it.
@@ -138,9 +155,16 @@ impl Permit {
     /// Asks again for the same call: what a reload does to calls that are under way.
     ///
     /// # Errors
-    /// The denial, when the right is gone.
+    /// The denial, when the right is gone, or the instance is another one now.
     pub fn renew(&self, policy: &Policy, standing: &Standing) -> Result<(), Denial> {
-        policy.judge(standing, self.method, &self.scope, &self.uris).map(drop)
+        policy.judge(standing, self.method, &self.scope, &self.uris)?;
+        if policy.rewritten(standing, &self.scope) == self.rewritten {
+            return Ok(());
+        }
+        Err(Denial {
+            right: self.right,
+            because: Because::Moved,
+        })
     }
 }
 
@@ -168,6 +192,10 @@ pub enum Because {
     NotForUri(String),
     /// The caller has the right on some instances, and the request does not say which one it is about.
     InstanceUnknown,
+    /// The caller is perhaps one of those whose instance this rule rewrites.
+    Ambiguous(RuleId),
+    /// The instance has another name behind the gate since the call began.
+    Moved,
 }
 
 impl Policy {
@@ -186,6 +214,7 @@ impl Policy {
         let mut standing = Standing {
             rules: Vec::new(),
             denies: Vec::new(),
+            rewrites: Vec::new(),
             is_known: false,
             given: Rights::NONE,
             ever: Rights::NONE,
@@ -201,6 +230,9 @@ impl Policy {
             if fit == Fit::Equal && !rule.allow.is_empty() {
                 standing.rules.push(id);
                 standing.given = standing.given.union(rule.allow);
+            }
+            if rule.rewrite.is_some() {
+                standing.rewrites.push((id, fit));
             }
             if !rule.deny.is_empty() {
                 let everywhere = rule.instances.is_none();
@@ -226,6 +258,7 @@ impl Policy {
         let (rule, right) = self.judge(standing, method, &scope, &uris)?;
         Ok(Permit {
             method,
+            rewritten: self.rewritten(standing, &scope),
             scope,
             rule,
             right,
@@ -279,6 +312,10 @@ impl Policy {
         uri: Option<&[u8]>,
     ) -> Result<(RuleId, Right), Denial> {
         standing.may_ever(needed)?;
+        self.check_rewrite(standing, scope).map_err(|because| Denial {
+            right: first(standing.ever.intersection(needed)),
+            because,
+        })?;
         let mut left = needed;
         for deny in &standing.denies {
             if !deny.rights.intersection(left).is_empty() && self.denies(deny, scope) {
@@ -287,6 +324,36 @@ impl Policy {
         }
         self.allow(standing, left, scope, uri)
             .ok_or_else(|| self.denial(standing, needed, left, scope, uri))
+    }
+
+    /// The rule that decides what an instance is called behind the gate.
+    fn rewriting(&self, standing: &Standing, scope: &Scope) -> Option<(RuleId, Fit, &Rule)> {
+        standing.rewrites.iter().find_map(|(id, fit)| {
+            let rule = self.rules.get(id.index())?;
+            rule.allows_on(scope).then_some((*id, *fit, rule))
+        })
+    }
+
+    /// Whether it is certain which instance behind the gate a call would reach.
+    fn check_rewrite(&self, standing: &Standing, scope: &Scope) -> Result<(), Because> {
+        match scope {
+            // Only the server can read the name, and it may be one of an instance that the caller must not see.
+            Scope::Unknown if !standing.rewrites.is_empty() => Err(Because::InstanceUnknown),
+            Scope::Unknown => Ok(()),
+            Scope::Instance(_) => match self.rewriting(standing, scope) {
+                Some((id, Fit::Ambiguous, _)) => Err(Because::Ambiguous(id)),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// What the instance is called behind the gate, where a rule gives it another name.
+    fn rewritten(&self, standing: &Standing, scope: &Scope) -> Option<InstanceName> {
+        let (_, _, rule) = self.rewriting(standing, scope)?;
+        match scope {
+            Scope::Instance(name) => rule.rewritten(name),
+            Scope::Unknown => None,
+        }
     }
 
     /// Why a call is denied for which no rule gives one of the rights; `left` are those that no rule denies.
@@ -379,6 +446,18 @@ impl Rule {
             (None, _) => true,
             (Some(patterns), Scope::Instance(name)) => patterns.iter().any(|pattern| pattern.matches(name)),
             (Some(_), Scope::Unknown) => false,
+        }
+    }
+
+    /// What it calls an instance behind the gate; `None` where it does not say, or is not about the instance.
+    pub fn rewritten(&self, name: &InstanceName) -> Option<InstanceName> {
+        let rewrite = self.rewrite.as_ref()?;
+        match &self.instances {
+            None => Some(rewrite.apply(None, name)),
+            Some(patterns) => {
+                let pattern = patterns.iter().find(|pattern| pattern.matches(name))?;
+                Some(rewrite.apply(Some(pattern), name))
+            }
         }
     }
 

@@ -13,6 +13,7 @@ mod message;
 mod own;
 pub mod prefix;
 mod record;
+mod rename;
 mod right;
 mod subject;
 pub mod verdict;
@@ -30,6 +31,7 @@ use crate::connection::{Caller, View};
 use crate::policy::method::{InstanceIn, Method, Service};
 use crate::policy::rights::Right;
 use crate::policy::{Permit, Scope, Uris, resource};
+use crate::route::Way;
 use crate::status::Rejection;
 use crate::upstream::Client;
 
@@ -118,10 +120,14 @@ async fn try_handle(
         record.subject(upload.subject());
         return result;
     }
-    let backend = verdict::backend(snapshot, &permit)?;
-    let backend = view.live.backend(backend).ok_or(Rejection::NoBackend(service))?;
+    let way = verdict::way(snapshot, &permit)?;
+    rename(&permit, &way, &mut upload, record)?;
+    let backend = view
+        .live
+        .backend(way.route.backend)
+        .ok_or(Rejection::NoBackend(service))?;
     record.backend(backend.name());
-    let told = told(method, &view, &permit, &parts.headers);
+    let told = told(&way, &view, &permit, &parts.headers);
     let mut headers = parts.headers;
     headers::for_upstream(&mut headers);
     if told.is_some() {
@@ -185,10 +191,11 @@ impl Own<'_> {
             identity: &self.caller.peer.identity,
             view: self.view,
             client: Client::of(self.caller),
-            scope: self.permit.scope(),
+            permit: &self.permit,
             headers: self.headers,
         };
-        record.backend(calls.backend(Method::FetchDirectory)?.name());
+        rename(&self.permit, &calls.way(Service::Asset)?, upload, record)?;
+        record.backend(calls.backend(Service::Asset)?.name());
         let known = &self.caller.shared.known;
         let call = async {
             if method == Method::FetchDirectory {
@@ -218,9 +225,21 @@ impl Own<'_> {
     }
 }
 
+/// Has the request name the instance as it is called behind the gate.
+fn rename(permit: &Permit, way: &Way, upload: &mut Upload, record: &mut Record) -> Result<(), Rejection> {
+    let (Scope::Instance(asked), Some(name)) = (permit.scope(), way.rewritten.as_ref().or(permit.instance())) else {
+        return Ok(());
+    };
+    if asked != name {
+        record.instance_at_backend(name);
+        upload.rename(name)?;
+    }
+    Ok(())
+}
+
 /// What this caller is told of the server's capabilities; `None` where the answer goes through as it is.
-fn told(method: Method, view: &View, permit: &Permit, headers: &HeaderMap) -> Option<Told> {
-    if method != Method::GetCapabilities || view.live.snapshot.capabilities == Capabilities::Unchanged {
+fn told(way: &Way, view: &View, permit: &Permit, headers: &HeaderMap) -> Option<Told> {
+    if permit.method() != Method::GetCapabilities || view.live.snapshot.capabilities == Capabilities::Unchanged {
         return None;
     }
     let has = |right| view.standing.has(&view.live.snapshot.policy, right, permit.scope());
@@ -232,9 +251,8 @@ fn told(method: Method, view: &View, permit: &Permit, headers: &HeaderMap) -> Op
         cas_push: has(Right::CasPush),
         execute: has(Right::Execute),
     };
-    let route = view.live.snapshot.routes.of(method.service())?;
     Some(Told {
         may,
-        max_batch_total_size: route.max_batch_total_size,
+        max_batch_total_size: way.route.max_batch_total_size,
     })
 }

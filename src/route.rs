@@ -1,7 +1,8 @@
-//! Which backend serves a call.
+//! Which backend serves a call, and what the instance is called there.
 
-use crate::policy::Permit;
+use crate::policy::instance::{InstanceName, InstancePattern};
 use crate::policy::method::Service;
+use crate::policy::rewrite::InstanceRewrite;
 
 /// The number of a backend in its snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,49 +58,131 @@ impl Route {
     }
 }
 
-/// The route of every service; a service without one is not served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Routes([Option<Route>; Service::ROUTED.len()]);
+/// Which instances a route is for, and what they are called at its backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Instances {
+    /// By the names that the rules leave them; `None` for all that no other route is for.
+    pub only: Option<Vec<InstancePattern>>,
+    /// Their names at the backend, where they are others.
+    pub rewrite: Option<InstanceRewrite>,
+}
+
+/// The routes of every service; a service without one is not served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes([Vec<(Instances, Route)>; Service::ROUTED.len()]);
+
+/// Where a call goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The route.
+    pub route: Route,
+    /// What the route calls the instance, where that is another name than the rules leave it.
+    pub rewritten: Option<InstanceName>,
+}
 
 impl Routes {
     /// Every service to one backend.
     pub fn all_to(backend: BackendId) -> Routes {
-        Routes([Some(Route::to(backend)); Service::ROUTED.len()])
+        let everything = || vec![(Instances::default(), Route::to(backend))];
+        Routes(std::array::from_fn(|_| everything()))
     }
 
-    /// Gives a service a route, and gives back the one that it had.
-    pub fn set(&mut self, service: Service, route: Route) -> Option<Route> {
-        self.0.get_mut(service as usize).and_then(|place| place.replace(route))
+    /// Adds a route of a service; whether it had one for the same instances.
+    pub fn add(&mut self, service: Service, instances: Instances, route: Route) -> bool {
+        let Some(routes) = self.0.get_mut(service as usize) else {
+            return false;
+        };
+        let is_there = routes.iter().any(|(other, _)| other.only == instances.only);
+        routes.push((instances, route));
+        is_there
     }
 
-    /// The route of a service.
-    pub fn of(&self, service: Service) -> Option<Route> {
-        self.0.get(service as usize).copied().flatten()
+    /// The routes of a service, in the order of the file. Capabilities without one has those of CAS.
+    pub fn of(&self, service: Service) -> &[(Instances, Route)] {
+        let own = self.0.get(service as usize).map_or(&[][..], Vec::as_slice);
+        match service {
+            Service::Capabilities if own.is_empty() => self.of(Service::Cas),
+            _ => own,
+        }
     }
 
-    /// The backend for an authorized call; `None` where no route leads to one.
-    pub fn pick(&self, permit: &Permit) -> Option<BackendId> {
-        self.of(permit.method().service()).map(|route| route.backend)
+    /// The way of a call of a service on an instance, by the name that the rules leave it; `None` for a call that does not
+    /// tell it. The first route that is for the instance, else the one that is for all.
+    pub fn pick(&self, service: Service, instance: Option<&InstanceName>) -> Option<Way> {
+        let routes = self.of(service);
+        let for_it = routes.iter().find_map(|(instances, route)| {
+            let pattern = instances.only.iter().flatten().find(|only| matches(only, instance))?;
+            Some((instances, route, Some(pattern)))
+        });
+        let (instances, route, pattern) = for_it.or_else(|| {
+            let (instances, route) = routes.iter().find(|(instances, _)| instances.only.is_none())?;
+            Some((instances, route, None))
+        })?;
+        let rewritten = match (&instances.rewrite, instance) {
+            (Some(rewrite), Some(name)) => Some(rewrite.apply(pattern, name)),
+            _ => None,
+        };
+        Some(Way {
+            route: *route,
+            rewritten: rewritten.filter(|name| Some(name) != instance),
+        })
     }
+}
+
+fn matches(pattern: &InstancePattern, instance: Option<&InstanceName>) -> bool {
+    instance.is_some_and(|name| pattern.matches(name))
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    fn to(index: usize) -> Route {
+        Route::to(BackendId::new(index))
+    }
+
+    fn only(pattern: &str, rewrite: Option<&str>) -> Instances {
+        Instances {
+            only: Some(vec![InstancePattern::parse(pattern).unwrap()]),
+            rewrite: rewrite.map(|text| InstanceRewrite::parse(text).unwrap()),
+        }
+    }
 
     #[test]
     fn a_service_goes_where_it_was_sent_and_nowhere_else() {
         let mut routes = Routes::default();
-        let route = |index| Route::to(BackendId::new(index));
-        assert_eq!(routes.set(Service::Asset, route(1)), None);
-        assert_eq!(routes.set(Service::Asset, route(2)), Some(route(1)));
-        assert_eq!(routes.of(Service::Asset), Some(route(2)));
-        assert_eq!(routes.of(Service::Cas), None);
+        assert!(!routes.add(Service::Asset, Instances::default(), to(1)));
+        assert!(routes.add(Service::Asset, Instances::default(), to(2)));
+        assert_eq!(routes.pick(Service::Asset, None).map(|way| way.route), Some(to(1)));
+        assert_eq!(routes.pick(Service::Cas, None), None);
         for service in [Service::Health, Service::ReferenceStorage] {
-            assert_eq!(Routes::all_to(BackendId::new(0)).of(service), None);
+            assert_eq!(Routes::all_to(BackendId::new(0)).pick(service, None), None);
         }
         for service in Service::ROUTED {
-            assert_eq!(Routes::all_to(BackendId::new(3)).of(service), Some(route(3)));
+            let way = Routes::all_to(BackendId::new(3)).pick(service, None);
+            assert_eq!(way.map(|way| way.route), Some(to(3)));
         }
+    }
+
+    #[test]
+    fn an_instance_goes_to_its_own_route_whatever_comes_first() {
+        let mut routes = Routes::default();
+        routes.add(Service::Cas, Instances::default(), to(0));
+        assert!(!routes.add(Service::Cas, only("team-a/**", Some("**")), to(1)));
+        assert!(!routes.add(Service::Cas, only("team-a/x", Some("")), to(2)));
+        let name = |text| InstanceName::parse(text).unwrap();
+        let pick = |service, text| {
+            let way = routes.pick(service, Some(&name(text)))?;
+            Some((way.route.backend.index(), way.rewritten.map(|name| name.to_string())))
+        };
+        // Capabilities go where the blobs are.
+        for service in [Service::Cas, Service::Capabilities] {
+            assert_eq!(pick(service, "team-a"), Some((1, Some(String::new()))));
+            assert_eq!(pick(service, "team-a/x"), Some((1, Some("x".into()))));
+            assert_eq!(pick(service, "team-ab"), Some((0, None)));
+        }
+        assert_eq!(pick(Service::Asset, "team-a"), None);
+        assert_eq!(routes.pick(Service::Cas, None).map(|way| way.route), Some(to(0)));
     }
 }

@@ -4,9 +4,11 @@
 //! is wrong in one run.
 
 pub mod backends;
+mod instances;
 pub mod limits;
 pub mod listen;
 mod report;
+mod routes;
 mod rules;
 
 use std::net::SocketAddr;

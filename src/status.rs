@@ -68,6 +68,9 @@ pub enum Rejection {
     /// No route leads to a backend for the service.
     #[error("no backend here serves {}", .0.name())]
     NoBackend(Service),
+    /// Routes lead to backends for the service, but none for the instance.
+    #[error("no backend here serves {} for this instance: set another instance name", .0.name())]
+    NoRoute(Service),
     /// The policy denies the call.
     #[error("{}", denial_text(.0, .1))]
     Denied(Identity, Denial),
@@ -140,9 +143,12 @@ impl Rejection {
             | Rejection::Unreadable(Refusal::Compressed)
             | Rejection::Resource(InvalidResource::Legacy) => Code::Unimplemented,
             Rejection::Denied(..) | Rejection::Expired(_) | Rejection::Withdrawn(..) => Code::PermissionDenied,
-            Rejection::Unreadable(_) | Rejection::Instance(_) | Rejection::Resource(_) | Rejection::Reference(_) => {
-                Code::InvalidArgument
-            }
+            // As servers answer for an instance that they do not have.
+            Rejection::NoRoute(_)
+            | Rejection::Unreadable(_)
+            | Rejection::Instance(_)
+            | Rejection::Resource(_)
+            | Rejection::Reference(_) => Code::InvalidArgument,
             Rejection::TooLarge(_) => Code::Unknown,
             Rejection::Unavailable { .. } | Rejection::Audit(_) => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
@@ -155,6 +161,7 @@ impl Rejection {
         match self {
             Rejection::UnknownMethod { .. } => "unknown-method",
             Rejection::NoBackend(_) => "no-backend",
+            Rejection::NoRoute(_) => "no-route",
             Rejection::Denied(_, denial) => match denial.because {
                 Because::NoRule => "no-rule",
                 Because::NoRight => "no-right",
@@ -162,6 +169,8 @@ impl Rejection {
                 Because::NotOnInstance(_) => "not-on-instance",
                 Because::InstanceUnknown => "instance-unknown",
                 Because::NotForUri(_) => "not-for-uri",
+                Because::Ambiguous(_) => "ambiguous",
+                Because::Moved => "instance-moved",
             },
             Rejection::Expired(_) => "expired",
             Rejection::Withdrawn(..) => "withdrawn",
@@ -241,6 +250,13 @@ fn denial_text(identity: &Identity, denial: &Denial) -> String {
         }
         Because::NotForUri(uri) => format!(" here for the URI `{uri}`;"),
         Because::InstanceUnknown => " by a name that does not tell its instance:".to_owned(),
+        Because::Ambiguous(_) => {
+            " here, since its names fit a rule about instances only in part: show a certificate with one name, or"
+                .to_owned()
+        }
+        Because::Moved => {
+            " there any more, since the instance has another name at the server now: try again, or".to_owned()
+        }
         Because::NoRule | Because::NoRight | Because::Forbidden(_) => " here;".to_owned(),
     };
     match identity {

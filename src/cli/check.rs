@@ -1,6 +1,7 @@
 //! `casgate check`: everything that is wrong with a configuration, or who may do what by it.
 
 mod matrix;
+mod tenants;
 mod warnings;
 
 use std::fmt::Write;
@@ -8,7 +9,9 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::config;
+use crate::policy::instance::InstancePattern;
 use crate::policy::method::Service;
+use crate::route::Instances;
 use crate::snapshot::Snapshot;
 use crate::snapshot::backends::Target;
 
@@ -50,13 +53,11 @@ pub fn describe(snapshot: &Snapshot) -> String {
     for (index, plan) in snapshot.backends.iter().enumerate() {
         let services: Vec<_> = Service::ROUTED
             .into_iter()
-            .filter(|service| {
-                snapshot
-                    .routes
-                    .of(*service)
-                    .is_some_and(|route| route.backend.index() == index)
+            .flat_map(|service| {
+                let routes = snapshot.routes.of(service).iter();
+                let here = routes.filter(|(_, route)| route.backend.index() == index);
+                here.map(move |(instances, _)| served(service, instances))
             })
-            .map(Service::name)
             .collect();
         let target = match &plan.target {
             Target::Unix(path) => format!("unix:{}", path.display()),
@@ -101,4 +102,18 @@ pub fn describe(snapshot: &Snapshot) -> String {
         );
     }
     text
+}
+
+/// A service, with the instances where it is limited to some.
+fn served(service: Service, instances: &Instances) -> String {
+    let name = service.name();
+    let text = |patterns: &Vec<InstancePattern>| {
+        let patterns: Vec<_> = patterns.iter().map(|pattern| format!("\"{pattern}\"")).collect();
+        format!(" of {}", patterns.join(", "))
+    };
+    let only = instances.only.as_ref().map(text).unwrap_or_default();
+    match &instances.rewrite {
+        Some(rewrite) => format!("{name}{only} as \"{rewrite}\""),
+        None => format!("{name}{only}"),
+    }
 }

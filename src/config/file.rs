@@ -271,6 +271,11 @@ pub struct Route {
     pub services: Key<Vec<String>>,
     /// `backend = "NAME"`
     pub backend: Key<String>,
+    /// `instances = [..]`: patterns of the instances that it is for, by the names that the rules leave them; default: all
+    /// that no other route of the service is for, and calls that do not tell theirs.
+    pub instances: Key<Vec<String>>,
+    /// `instance-rewrite = ".."`: what they are called at the backend, as in a rule.
+    pub instance_rewrite: Key<String>,
     /// `asset-completeness = "check" | "trust"`, for a route with `asset`: whether BuildStream 1 hears of an artifact only
     /// when every blob of it is there (default `check`).
     pub asset_completeness: Key<Completeness>,
@@ -301,6 +306,9 @@ pub struct Rule {
     /// `uris = ["urn:fdc:buildstream.build:2020:"]`: what the URIs of Remote Asset that it allows begin with, byte by
     /// byte; default: every URI. Not in a rule with `deny`.
     pub uris: Key<Vec<String>>,
+    /// `instance-rewrite = "prod/team-a"`: what its instances are called behind the gate, in all calls of its callers on
+    /// them; `**` at the end for what `**` of the pattern stood for.
+    pub instance_rewrite: Key<String>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

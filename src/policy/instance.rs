@@ -63,9 +63,23 @@ impl InstanceName {
         &self.0
     }
 
-    fn components(&self) -> impl Iterator<Item = &str> {
+    /// Its components; none for the empty name.
+    pub(super) fn components(&self) -> impl Iterator<Item = &str> {
         // "" is the name without components, where `split` would give one that is empty.
         self.0.split('/').filter(|component| !component.is_empty())
+    }
+
+    /// This name with the components of another one behind it. It may be longer than [`MAX_LENGTH`], by as much as the
+    /// other one has.
+    pub(super) fn join<'a>(&self, components: impl Iterator<Item = &'a str>) -> InstanceName {
+        let mut text = self.0.to_string();
+        for component in components {
+            if !text.is_empty() {
+                text.push('/');
+            }
+            text.push_str(component);
+        }
+        InstanceName(text.into())
     }
 }
 
@@ -114,6 +128,9 @@ pub enum InvalidPattern {
     /// `*` is only a part of a component.
     #[error("`*` must be a whole component: patterns match component by component")]
     PartialWildcard,
+    /// `*` in what an instance is rewritten to.
+    #[error("only a last component `**` can be kept: what stood for `*` can't")]
+    NotInRewrite,
     /// A component could never be in an instance name.
     #[error(transparent)]
     Component(#[from] InvalidInstance),
@@ -144,6 +161,16 @@ impl InstancePattern {
             }
         }
         Ok(InstancePattern { components, rest })
+    }
+
+    /// How many components it has, without `**`.
+    pub(super) fn depth(&self) -> usize {
+        self.components.len()
+    }
+
+    /// Whether it ends in `**`.
+    pub fn has_rest(&self) -> bool {
+        self.rest
     }
 
     /// Whether the pattern matches the whole name.

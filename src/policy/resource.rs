@@ -85,6 +85,16 @@ pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, Inval
     Ok(InstanceName::parse(instance)?)
 }
 
+/// The resource name of the same blob on another instance; the name must be one that [`instance_of`] takes.
+pub fn with_instance(name: &str, instance: &InstanceName) -> String {
+    let rest = split_at_keyword(name).map_or(name, |(old, ..)| {
+        let rest = name.get(old.len()..).unwrap_or_default();
+        rest.strip_prefix('/').unwrap_or(rest)
+    });
+    let slash = if instance.as_str().is_empty() { "" } else { "/" };
+    format!("{instance}{slash}{rest}")
+}
+
 /// The text before the first keyword, the keyword, and the text after its slash.
 fn split_at_keyword(name: &str) -> Option<(&str, &str, &str)> {
     let mut start = 0;
@@ -157,6 +167,22 @@ mod tests {
         assert_eq!(write("uploads/some-uuid/blobs/HASH/1"), Ok(String::new()));
         assert_eq!(write("a/uploads/u/compressed-blobs/zstd/HASH/1"), Ok("a".into()));
         assert_eq!(write("a/uploads/u/blobs/HASH/1/meta/data"), Ok("a".into()));
+    }
+
+    #[test]
+    fn the_instance_can_be_exchanged() {
+        let names = ["", "a", "a/b"].map(|name| InstanceName::parse(name).unwrap_or_default());
+        for from in &names {
+            for to in &names {
+                for rest in ["blobs/HASH/1", "uploads/u/compressed-blobs/zstd/HASH/1/meta/data"] {
+                    let on = |name: &InstanceName| match name.as_str() {
+                        "" => rest.to_owned(),
+                        name => format!("{name}/{rest}"),
+                    };
+                    assert_eq!(with_instance(&on(from), to), on(to));
+                }
+            }
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ fn rule(pattern: Pattern, allow: Rights, instances: Option<&[&str]>) -> Rule {
                 .collect()
         }),
         uris: None,
+        rewrite: None,
     }
 }
 

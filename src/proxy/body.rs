@@ -12,9 +12,12 @@ use futures_util::FutureExt;
 use h2::{RecvStream, SendStream};
 
 use super::prefix::{Progress, Reader, Refusal};
+use super::rename::Rename;
 use super::subject::{Picker, Subject};
 use crate::http2::{self, Closed};
-use crate::policy::method::Method;
+use crate::policy::instance::InstanceName;
+use crate::policy::method::{InstanceIn, Method};
+use crate::policy::resource;
 use crate::status::Rejection;
 
 /// Requests up to this many bytes are kept until the answer begins, to be sent again where a backend has certainly not
@@ -28,7 +31,10 @@ const PIECE: usize = 16 * 1024;
 /// The body of a request.
 pub(super) struct Upload {
     body: RecvStream,
+    method: Method,
     reader: Reader,
+    /// Changes the name, where it is another one behind the gate.
+    rename: Option<Rename>,
     /// What was read and not thrown away: all of the body so far, while it can be sent again.
     kept: Vec<Bytes>,
     /// What comes behind that, still growing.
@@ -58,7 +64,9 @@ impl Upload {
         Upload {
             ended: body.is_end_stream(),
             body,
+            method,
             reader: Reader::new(method),
+            rename: None,
             kept: Vec::new(),
             tail: BytesMut::new(),
             kept_bytes: 0,
@@ -95,7 +103,7 @@ impl Upload {
             // Held bytes are bounded by the reader; their window is given back so that many calls whose messages are
             // under way can't use up that of the connection.
             self.release(chunk.len());
-            self.keep(chunk);
+            self.keep(chunk)?;
             if progress == Progress::Settled {
                 break;
             }
@@ -103,11 +111,30 @@ impl Upload {
         Ok(&mut self.reader)
     }
 
+    /// Has the request name the instance otherwise, from its begin. To be called when it is settled, and before anything is
+    /// forwarded.
+    pub(super) fn rename(&mut self, instance: &InstanceName) -> Result<(), Rejection> {
+        let (name, number) = match self.method.instance_in() {
+            InstanceIn::Field(number) => (instance.to_string(), number),
+            // As in the reader.
+            InstanceIn::ResourceName(_) => (resource::with_instance(self.reader.name()?, instance), 1),
+            InstanceIn::Unknown => return Ok(()),
+        };
+        self.flush();
+        let read = Bytes::from(self.kept.concat());
+        self.kept.clear();
+        self.kept_bytes = 0;
+        self.reader = Reader::with_cuts(self.method);
+        self.reader.push(&read)?;
+        self.rename = Some(Rename::to(&name, number));
+        self.keep(read)
+    }
+
     /// Reads the only message of the call to its end, at most `limit` bytes of it; gives it with its prefix.
     pub(super) async fn whole(&mut self, limit: usize) -> Result<Bytes, Rejection> {
         while let Some((chunk, _)) = self.next().await? {
             self.release(chunk.len());
-            self.keep(chunk);
+            self.keep(chunk)?;
             if self.kept_bytes > limit {
                 return Err(Rejection::Unreadable(Refusal::TooLong(
                     "a request of this kind is short",
@@ -155,7 +182,7 @@ impl Upload {
                     .map_err(|Closed| Stop::BackendClosed);
             }
             if let Some((chunk, _)) = self.next().await.map_err(Stop::Reject)? {
-                self.keep(chunk);
+                self.keep(chunk).map_err(Stop::Reject)?;
                 self.keep_what_is_there().map_err(Stop::Reject)?;
             }
         }
@@ -165,7 +192,7 @@ impl Upload {
     fn keep_what_is_there(&mut self) -> Result<(), Rejection> {
         while !self.tail.is_empty() && !self.ended {
             match self.next().now_or_never() {
-                Some(Ok(Some((chunk, _)))) => self.keep(chunk),
+                Some(Ok(Some((chunk, _)))) => self.keep(chunk)?,
                 Some(Ok(None)) | None => break,
                 Some(Err(rejection)) => return Err(rejection),
             }
@@ -204,7 +231,24 @@ impl Upload {
         Ok(self.reader.finish()?)
     }
 
-    fn keep(&mut self, chunk: Bytes) {
+    fn keep(&mut self, chunk: Bytes) -> Result<(), Rejection> {
+        let Some(mut rename) = self.rename.take() else {
+            self.keep_as_it_is(chunk);
+            return Ok(());
+        };
+        let bytes = chunk.len();
+        let mut pieces = Vec::new();
+        let renamed = rename.push(chunk, &mut self.reader, |piece| pieces.push(piece));
+        pieces.into_iter().for_each(|piece| self.keep_as_it_is(piece));
+        if rename.holds() {
+            // As with small pieces.
+            self.release(bytes);
+        }
+        self.rename = Some(rename);
+        Ok(renamed?)
+    }
+
+    fn keep_as_it_is(&mut self, chunk: Bytes) {
         self.kept_bytes += chunk.len();
         let stays = self.replayable && self.kept_bytes <= REPLAY_LIMIT;
         self.replayable = stays;

@@ -21,7 +21,8 @@ use crate::status::Rejection;
 /// The longest request of ReferenceStorage, in bytes; real ones have about 200.
 pub(super) const LONGEST: usize = 64 * 1024;
 
-/// Answers a call of ReferenceStorage, whose message comes with its prefix.
+/// Answers a call of ReferenceStorage, whose message comes with its prefix and names the instance as Remote Asset's backend
+/// calls it.
 pub(super) async fn reference_storage(
     calls: &OwnCalls<'_>,
     known: &Known,
@@ -87,9 +88,7 @@ async fn fetch(
     let digest: &Digest = digest
         .filter(|digest| reference_storage::is_digest(digest))
         .ok_or_else(|| Failed::Status(Status::not_found("the name has no directory")))?;
-    let routes = &calls.view.live.snapshot.routes;
-    let completeness = routes.of(Service::Asset).map(|route| route.completeness);
-    if completeness != Some(Completeness::Trust) {
+    if calls.way(Service::Asset)?.route.completeness != Completeness::Trust {
         completeness::check(calls, known, digest).await?;
     }
     Ok((response, bytes))

@@ -12,7 +12,7 @@ use prost::Message;
 use super::message::framed;
 use super::own::{Failed, OwnCalls, Status};
 use crate::policy::Uris;
-use crate::policy::method::Method;
+use crate::policy::method::{Method, Service};
 use crate::reference_storage::is_digest;
 use crate::status::{Code, Rejection};
 
@@ -64,8 +64,8 @@ impl Default for Known {
 /// NOT_FOUND where one is missing; or why that can't be told.
 pub(super) async fn check(calls: &OwnCalls<'_>, known: &Known, root: &reapi::Digest) -> Result<(), Failed> {
     let tree = Tree {
-        backend: calls.backend(Method::FindMissingBlobs)?.fingerprint(),
-        instance: calls.instance(),
+        backend: calls.backend(Service::Cas)?.fingerprint(),
+        instance: calls.instance(Service::Cas)?,
         root: key(root).ok_or_else(gone)?,
     };
     let walked = known.0.try_get_with(tree, Walk::new(calls).run(root)).await;
@@ -132,7 +132,7 @@ impl<'a> Walk<'a> {
 
     async fn read_batch(&mut self, digests: Vec<reapi::Digest>) -> Result<Vec<reapi::Directory>, Failed> {
         let request = reapi::BatchReadBlobsRequest {
-            instance_name: self.calls.instance(),
+            instance_name: self.calls.instance(Service::Cas)?,
             digests: digests.clone(),
             ..Default::default()
         };
@@ -178,7 +178,7 @@ impl<'a> Walk<'a> {
         if digest.size_bytes > LONGEST_DIRECTORY {
             return Err(Rejection::TooLarge("a directory has more than 64 MiB").into());
         }
-        let instance = self.calls.instance();
+        let instance = self.calls.instance(Service::Cas)?;
         let slash = if instance.is_empty() { "" } else { "/" };
         let request = ReadRequest {
             resource_name: format!("{instance}{slash}blobs/{}/{}", digest.hash, digest.size_bytes),
@@ -228,7 +228,7 @@ impl<'a> Walk<'a> {
     async fn find(&mut self) -> Result<(), Failed> {
         let rest = self.files.len().saturating_sub(FIND_BATCH);
         let request = reapi::FindMissingBlobsRequest {
-            instance_name: self.calls.instance(),
+            instance_name: self.calls.instance(Service::Cas)?,
             blob_digests: self.files.split_off(rest),
             ..Default::default()
         };

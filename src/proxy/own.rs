@@ -13,12 +13,14 @@ use super::body::release;
 use super::exchange::{RESENDS, fit};
 use super::fault::{Failure, Faults};
 use super::message::take;
+use super::verdict;
 use crate::connection::View;
 use crate::http2;
 use crate::policy::identity::Identity;
-use crate::policy::method::Method;
+use crate::policy::method::{Method, Service};
 use crate::policy::rights::Right;
-use crate::policy::{Scope, Uris};
+use crate::policy::{Permit, Uris};
+use crate::route::Way;
 use crate::status::{Code, Rejection};
 use crate::upstream::{Backend, Client, Outbound, Sent};
 
@@ -30,8 +32,8 @@ pub(super) struct OwnCalls<'a> {
     pub(super) view: &'a View,
     /// Whose share of the streams is used.
     pub(super) client: Client,
-    /// The instance that the caller named.
-    pub(super) scope: &'a Scope,
+    /// The call that they are made for.
+    pub(super) permit: &'a Permit,
     /// The caller's headers, fit for a backend.
     pub(super) headers: HeaderMap,
 }
@@ -89,28 +91,37 @@ pub(super) struct Messages<'a> {
 }
 
 impl OwnCalls<'_> {
-    /// The instance's name, as messages carry it.
-    pub(super) fn instance(&self) -> String {
-        match self.scope {
-            Scope::Instance(name) => name.as_str().to_owned(),
-            Scope::Unknown => String::new(),
-        }
+    /// The instance's name, as messages of a service carry it.
+    ///
+    /// # Errors
+    /// Where no route leads to a backend.
+    pub(super) fn instance(&self, service: Service) -> Result<String, Rejection> {
+        let way = self.way(service)?;
+        let name = way.rewritten.as_ref().or(self.permit.instance());
+        Ok(name.map(ToString::to_string).unwrap_or_default())
     }
 
     /// Whether the caller has a right on the instance.
     pub(super) fn has(&self, right: Right) -> bool {
-        self.view
-            .standing
-            .has(&self.view.live.snapshot.policy, right, self.scope)
+        let policy = &self.view.live.snapshot.policy;
+        self.view.standing.has(policy, right, self.permit.scope())
     }
 
-    /// The backend that serves a method.
-    pub(super) fn backend(&self, method: Method) -> Result<&Arc<Backend>, Rejection> {
-        let live = &self.view.live;
-        let route = live.snapshot.routes.of(method.service());
-        route
-            .and_then(|route| live.backend(route.backend))
-            .ok_or(Rejection::NoBackend(method.service()))
+    /// The way to the backend that serves a service.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub(super) fn way(&self, service: Service) -> Result<Way, Rejection> {
+        verdict::way_to(&self.view.live.snapshot, service, self.permit.instance())
+    }
+
+    /// The backend that serves a service.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub(super) fn backend(&self, service: Service) -> Result<&Arc<Backend>, Rejection> {
+        let backend = self.way(service)?.route.backend;
+        self.view.live.backend(backend).ok_or(Rejection::NoBackend(service))
     }
 
     /// A call with one message each way, which is given decoded and as it came.
@@ -133,9 +144,9 @@ impl OwnCalls<'_> {
         let policy = &self.view.live.snapshot.policy;
         let denied = |denial| Rejection::denied(self.identity, denial);
         let mut permit = policy
-            .decide(&self.view.standing, method, self.scope.clone(), uris)
+            .decide(&self.view.standing, method, self.permit.scope().clone(), uris)
             .map_err(denied)?;
-        let backend = self.backend(method)?;
+        let backend = self.backend(method.service())?;
         let faults = Faults(backend);
         let mut last = String::new();
         for _ in 0..=RESENDS {

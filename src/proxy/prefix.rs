@@ -7,6 +7,9 @@
 //! refused. The reader stays on for the rest of the stream: bytes that it refuses later are not forwarded, and since a
 //! gRPC server acts on whole messages only, a message whose end is not forwarded was never received.
 
+use std::collections::VecDeque;
+use std::ops::Range;
+
 use crate::policy::Uris;
 use crate::policy::method::{InstanceIn, Method, Requests};
 use crate::policy::rights::Right;
@@ -67,6 +70,22 @@ pub struct Reader {
     beyond_uris: bool,
     settled: bool,
     uris: Uris,
+    /// How long the message is, and where the field begins that is read: bytes from the begin of the message.
+    length: u32,
+    tag_at: u64,
+    /// Where the name stands in each message, for whoever changes it.
+    cuts: Option<VecDeque<Cut>>,
+    is_cut: bool,
+}
+
+/// Where the name stands in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The length of the message, without its prefix.
+    pub length: u32,
+    /// The field with the name, from its tag to its last byte, in bytes from the begin of the message; `None` where there
+    /// is none, and where a later message has an empty one.
+    pub name: Option<Range<u64>>,
 }
 
 #[derive(Debug)]
@@ -115,7 +134,25 @@ impl Reader {
             beyond_uris: false,
             settled: false,
             uris: Uris::default(),
+            length: 0,
+            tag_at: 0,
+            cuts: None,
+            is_cut: false,
         }
+    }
+
+    /// The same, which tells where the name stands in each message. In all of them, not only in the first, it must come
+    /// with the first [`SETTLE_EARLY`] bytes or not at all.
+    pub fn with_cuts(method: Method) -> Reader {
+        Reader {
+            cuts: Some(VecDeque::new()),
+            ..Reader::new(method)
+        }
+    }
+
+    /// Where the name stands in the next message that was not asked about; `None` while that can't be told.
+    pub fn next_cut(&mut self) -> Option<Cut> {
+        self.cuts.as_mut()?.pop_front()
     }
 
     /// Reads the next bytes of the stream.
@@ -203,8 +240,10 @@ impl Reader {
             _ => return Err(Refusal::Malformed("the compressed flag is neither 0 nor 1")),
         }
         if *filled == head.len() {
-            let left = u64::from(u32::from_be_bytes([head[1], head[2], head[3], head[4]]));
+            self.length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+            let left = u64::from(self.length);
             self.frame = Frame::Body { left };
+            self.is_cut = false;
             self.field = Field::START;
             self.in_message = 0;
             self.name_in_message = false;
@@ -233,6 +272,9 @@ impl Reader {
         while !now.is_empty() {
             now = self.field_bytes(now, left)?;
         }
+        if self.in_message >= SETTLE_EARLY && !self.is_in_name() {
+            self.cut(None);
+        }
         if ended {
             match self.field {
                 Field::Tag(Varint { bytes: 0, .. }) => self.message_end(),
@@ -245,8 +287,28 @@ impl Reader {
     }
 
     fn message_end(&mut self) {
+        self.cut(None);
         self.messages = self.messages.saturating_add(1);
         self.frame = Frame::HEAD;
+    }
+
+    /// Tells where the name of this message stands, once.
+    fn cut(&mut self, name: Option<Range<u64>>) {
+        if let Some(cuts) = &mut self.cuts
+            && !self.is_cut
+        {
+            self.is_cut = true;
+            let length = self.length;
+            cuts.push_back(Cut { length, name });
+        }
+    }
+
+    fn is_in_name(&self) -> bool {
+        match &self.field {
+            Field::Name { .. } => true,
+            Field::Length { number, .. } => Some(*number) == self.name_field,
+            Field::Tag(_) | Field::Value { .. } | Field::Uri { .. } | Field::Skip { .. } => false,
+        }
     }
 
     /// One step within a message; `behind` bytes of it are still to come after `bytes`.
@@ -256,6 +318,9 @@ impl Reader {
         };
         match &mut self.field {
             Field::Tag(varint) => {
+                if varint.bytes == 0 {
+                    self.tag_at = self.in_message - bytes.len() as u64;
+                }
                 if let Some(tag) = varint.minimal(*first)? {
                     self.field = self.after_tag(tag)?;
                 }
@@ -276,7 +341,7 @@ impl Reader {
                         return Err(Refusal::Malformed("a field goes beyond the end of its message"));
                     }
                     let number = *number;
-                    self.field = self.after_length(number, length)?;
+                    self.field = self.after_length(number, length, rest.len())?;
                 }
                 Ok(rest)
             }
@@ -285,7 +350,7 @@ impl Reader {
                 name.extend_from_slice(now);
                 if *left == 0 {
                     let name = std::mem::take(name);
-                    self.name_end(name)?;
+                    self.name_end(name, rest.len())?;
                 }
                 Ok(rest)
             }
@@ -330,7 +395,8 @@ impl Reader {
         }
     }
 
-    fn after_length(&mut self, number: u32, length: u64) -> Result<Field, Refusal> {
+    /// What follows a length behind which `rest` bytes are there.
+    fn after_length(&mut self, number: u32, length: u64, rest: usize) -> Result<Field, Refusal> {
         if Some(number) == self.name_field {
             if self.name_in_message {
                 return Err(Refusal::Ambiguous("the name is given twice"));
@@ -340,7 +406,7 @@ impl Reader {
                 return Err(Refusal::TooLong("the name may have 4096 bytes"));
             }
             if length == 0 {
-                self.name_end(Vec::new())?;
+                self.name_end(Vec::new(), rest)?;
                 return Ok(Field::START);
             }
             return Ok(Field::Name {
@@ -369,9 +435,18 @@ impl Reader {
         })
     }
 
-    fn name_end(&mut self, name: Vec<u8>) -> Result<(), Refusal> {
+    /// Ends the name, behind which `rest` bytes are there.
+    fn name_end(&mut self, name: Vec<u8>, rest: usize) -> Result<(), Refusal> {
         self.field = Field::START;
-        if self.messages == 0 {
+        let is_first = self.messages == 0;
+        if is_first || !name.is_empty() {
+            // Whoever changes the name has put another one in front, and the last one counts.
+            if self.cuts.is_some() && self.is_cut {
+                return Err(Refusal::Ambiguous("the name comes after the content"));
+            }
+            self.cut(Some(self.tag_at..self.in_message - rest as u64));
+        }
+        if is_first {
             // A name behind the point where the absence of one was settled would be another call than the decided one.
             if self.settled && !name.is_empty() {
                 return Err(Refusal::Ambiguous("the name comes after the content"));

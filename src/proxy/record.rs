@@ -25,6 +25,7 @@ pub(super) struct Record {
     path: String,
     begun: Instant,
     instance: String,
+    instance_at_backend: String,
     rule: Option<(Arc<Live>, RuleId)>,
     backend: String,
     received: u64,
@@ -52,6 +53,7 @@ impl Record {
             method,
             begun: Instant::now(),
             instance: String::new(),
+            instance_at_backend: String::new(),
             rule: None,
             backend: String::new(),
             received: 0,
@@ -105,6 +107,11 @@ impl Record {
         self.instance = instance.to_string();
     }
 
+    /// Notes what the instance is called behind the gate, where that is another name.
+    pub(super) fn instance_at_backend(&mut self, instance: &InstanceName) {
+        self.instance_at_backend = instance.to_string();
+    }
+
     /// Notes and counts the decision that allowed the call.
     pub(super) fn allowed(&mut self, live: &Arc<Live>, permit: &Permit) {
         live.count_allowed(permit);
@@ -142,6 +149,7 @@ impl Record {
                 metrics.denied(None, rejection.label());
             }
             Rejection::NoBackend(_)
+            | Rejection::NoRoute(_)
             | Rejection::Unreadable(_)
             | Rejection::Instance(_)
             | Rejection::Resource(_)
@@ -193,6 +201,7 @@ impl Record {
             rule: rule.to_owned(),
             method: self.path().trim_start_matches('/').to_owned(),
             instance: self.instance.clone(),
+            instance_at_backend: self.instance_at_backend.clone(),
             resource: self.resource.clone(),
             digests: self.subject.digests.clone(),
             uris: self.subject.uris.clone(),
@@ -226,6 +235,7 @@ impl Drop for Record {
             certificate = self.caller.peer.label,
             method = self.path(),
             instance = self.instance,
+            instance_at_backend = self.instance_at_backend,
             code = self.code,
             rule,
             backend = self.backend,

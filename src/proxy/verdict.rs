@@ -4,7 +4,7 @@ use crate::policy::identity::Identity;
 use crate::policy::instance::InstanceName;
 use crate::policy::method::{InstanceIn, Method, Service};
 use crate::policy::{Permit, Scope, Standing, Uris};
-use crate::route::BackendId;
+use crate::route::Way;
 use crate::snapshot::Snapshot;
 use crate::status::Rejection;
 
@@ -73,11 +73,25 @@ pub fn decide(
         .map_err(|denial| Rejection::denied(identity, denial))
 }
 
-/// The backend of an authorized call.
+/// The way of an authorized call.
 ///
 /// # Errors
-/// What the client is told where no route leads to one.
-pub fn backend(snapshot: &Snapshot, permit: &Permit) -> Result<BackendId, Rejection> {
+/// What the client is told where no route leads to a backend.
+pub fn way(snapshot: &Snapshot, permit: &Permit) -> Result<Way, Rejection> {
     let service = permit.method().service();
-    snapshot.routes.pick(permit).ok_or(Rejection::NoBackend(service))
+    way_to(snapshot, service, permit.instance())
+}
+
+/// The same for a service that the gate itself asks for the call.
+///
+/// # Errors
+/// What the client is told where no route leads to a backend.
+pub fn way_to(snapshot: &Snapshot, service: Service, instance: Option<&InstanceName>) -> Result<Way, Rejection> {
+    snapshot.routes.pick(service, instance).ok_or_else(|| {
+        if snapshot.routes.of(service).is_empty() {
+            Rejection::NoBackend(service)
+        } else {
+            Rejection::NoRoute(service)
+        }
+    })
 }

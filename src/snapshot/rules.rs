@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::config::file::{self, Key};
-use crate::policy::instance::InstancePattern;
 use crate::policy::pattern::{CertificatePattern, Part, Pattern, Serial};
 use crate::policy::rights::{Right, Rights};
 use crate::policy::spiffe::UriPattern;
 use crate::policy::uris::UriPrefix;
 use crate::policy::{Policy, Rule};
 
+use super::instances;
 use super::report::Report;
 
 /// Compiles the rules.
@@ -35,7 +35,15 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
     report.unknown(
         &rule.unknown,
         &format!("{at}."),
-        &["name", "certificate", "allow", "deny", "instances", "uris"],
+        &[
+            "name",
+            "certificate",
+            "allow",
+            "deny",
+            "instances",
+            "uris",
+            "instance-rewrite",
+        ],
     );
     let name = report
         .value(&rule.name, &format!("{at}.name"))
@@ -60,16 +68,8 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
         Some(rights(names, &key, report))
     };
     let (allow, deny) = (rights(&rule.allow, "allow"), rights(&rule.deny, "deny"));
-    let instances = report.value(&rule.instances, &format!("{at}.instances")).map(|texts| {
-        let key = format!("{at}.instances");
-        texts
-            .iter()
-            .filter_map(|text| {
-                let pattern = InstancePattern::parse(text).map_err(|error| format!("`{text}`: {error}"));
-                report.ok(pattern, &key)
-            })
-            .collect()
-    });
+    let instances = instances::patterns(&rule.instances, at, report);
+    let rewrite = instances::rewrite(&rule.instance_rewrite, instances.as_deref(), at, report);
     let uris = report.value(&rule.uris, &format!("{at}.uris")).map(|texts| {
         let key = format!("{at}.uris");
         if rule.deny != Key::Absent {
@@ -91,6 +91,7 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
         deny: deny.unwrap_or_default(),
         instances,
         uris,
+        rewrite,
     })
 }
 

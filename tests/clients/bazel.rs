@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, certs, folder};
 use crate::install;
 use crate::process::{Ended, assert_has, run};
 
@@ -93,4 +93,31 @@ fn bazel_before_the_embedded_store() {
     let stranger = bazel.build(&bazelrc(&gate, "stranger/ci")).failure();
     assert_has(&stranger, &["Failed to query remote execution capabilities"]);
     assert_has(&gate.log(), &["client certificate refused", "signed by another key"]);
+}
+
+#[test]
+fn bazel_of_a_pull_request_writes_into_a_place_of_its_own() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(bazel) = Bazel::new(scratch.path()) else {
+        return;
+    };
+    let folder = folder();
+    certs(&["client", "main-ci", "pull-requests"], folder.path());
+    // As it is shipped, on ports that are free.
+    let example = include_str!("../../configs/tenants.toml");
+    let text = example
+        .replace("0.0.0.0:11002", "127.0.0.1:0")
+        .replace("127.0.0.1:9090", "127.0.0.1:0");
+    let gate = Gate::serve(folder, &text);
+    let build = |certificate: &str| {
+        let instance = "build --remote_instance_name=main\n";
+        bazel.build(&(bazelrc(&gate, certificate) + instance)).success()
+    };
+    let pushed = build("pull-requests");
+    assert!(!pushed.contains("WARNING: Writing to Remote Cache"), "{pushed}");
+    assert_has(&build("pull-requests"), &["1 remote cache hit"]);
+    // Who is trusted finds nothing of it under the same name, and writes beside it.
+    assert_has(&build("main-ci"), &["1 linux-sandbox"]);
+    assert_has(&build("dev"), &["1 remote cache hit"]);
+    assert_has(&gate.log(), &["untrusted/main"]);
 }

@@ -18,11 +18,6 @@ pub(crate) struct Gate {
 /// A folder for a gate, with the certificates of an authority for `ci` and `dev`, and those of a stranger.
 pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let certs = |arguments: &[&str], dir: &Path| {
-        let mut command = casgate();
-        command.arg("certs").arg(arguments[0]).arg(dir).args(&arguments[1..]);
-        run(&mut command, SOON).success();
-    };
     let stranger = folder.path().join("stranger");
     certs(&["init"], folder.path());
     certs(&["server"], folder.path());
@@ -30,6 +25,13 @@ pub(crate) fn folder() -> TempDir {
     certs(&["init"], &stranger);
     certs(&["client", "ci"], &stranger);
     folder
+}
+
+/// Runs `casgate certs` in a folder.
+pub(crate) fn certs(arguments: &[&str], dir: &Path) {
+    let mut command = casgate();
+    command.arg("certs").arg(arguments[0]).arg(dir).args(&arguments[1..]);
+    run(&mut command, SOON).success();
 }
 
 impl Gate {

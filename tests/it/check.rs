@@ -112,6 +112,22 @@ fn each_mistake_has_its_warning_and_the_right_way_has_none() {
             Some("has `uris`"),
         ),
         (ca, rule(ci, "allow = [\"pull\"]\nuris = [\"urn:\"]"), None),
+        (
+            ca,
+            rule(ci, "allow = [\"execute\"]\ninstance-rewrite = \"own/**\"") + &everywhere("execute"),
+            Some("has `instance-rewrite`, so it does not allow WaitExecution"),
+        ),
+        (
+            ca,
+            rule(ci, "allow = [\"push\"]\ninstance-rewrite = \"own/**\"") + &rule("\"any\"", pull),
+            Some("keeps its callers in the instance `own`, and rule \"rules[1]\" gives pull there"),
+        ),
+        (
+            ca,
+            rule(ci, "allow = [\"push\"]\ninstance-rewrite = \"own/**\"")
+                + &rule("\"any\"", "allow = [\"pull\"]\ninstances = [\"main\"]"),
+            None,
+        ),
     ] {
         let found = warnings(folder.path(), listen, &rules);
         // `own.crt` ends in two days.

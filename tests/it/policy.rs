@@ -51,6 +51,8 @@ struct Row {
     denied: Option<String>,
     /// The right that was used, or is missing.
     right: Option<String>,
+    /// What the instance is called behind the gate, where that is another name.
+    renamed: Option<String>,
     /// There is no such method.
     #[serde(default)]
     unknown: bool,
@@ -59,8 +61,16 @@ struct Row {
 /// What came of a call: the rule or the reason, and the right.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    Allow { rule: String, right: String },
-    Deny { reason: String, right: String },
+    Allow {
+        rule: String,
+        right: String,
+        /// The name of the instance behind the gate.
+        instance: Option<String>,
+    },
+    Deny {
+        reason: String,
+        right: String,
+    },
     Unknown,
 }
 
@@ -108,6 +118,7 @@ fn decide(policy: &Policy, identity: &Identity, row: &Row) -> Outcome {
         Ok(permit) => Outcome::Allow {
             rule: policy.rules()[permit.rule().index()].name.to_string(),
             right: permit.right().name().to_owned(),
+            instance: permit.instance().map(ToString::to_string),
         },
         Err(denial) => Outcome::Deny {
             right: denial.right.name().to_owned(),
@@ -134,8 +145,11 @@ fn check(file: &Path, authority: &Authority) {
             row.instance
         );
         let right = match (&outcome, &row.rule, &row.denied, row.unknown) {
-            (Outcome::Allow { rule, right }, Some(expected), None, false) => {
+            (Outcome::Allow { rule, right, instance }, Some(expected), None, false) => {
                 assert_eq!(rule, expected, "{place}");
+                if let Some(instance) = instance {
+                    assert_eq!(instance, row.renamed.as_ref().unwrap_or(&row.instance), "{place}");
+                }
                 right
             }
             (Outcome::Deny { reason, right }, None, Some(expected), false) => {

@@ -353,3 +353,34 @@ async fn a_server_without_batches_is_read_one_by_one() {
     read::<GetReferenceResponse>(&get(&mut gate.client("reader").await).await);
     assert_eq!(reads.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test]
+async fn tenants_see_nothing_of_each_others_references() {
+    let mut config = store();
+    for (name, rewrite) in [("a", "tenant-a"), ("b", "tenant-b")] {
+        config.rule(
+            name,
+            &format!("{{ common-name = \"{name}\" }}"),
+            &["pull", "push"],
+            None,
+        );
+        config.rules.push_str(&format!("instance-rewrite = \"{rewrite}\"\n"));
+    }
+    let gate = Gate::start(config).await;
+    let [root, sub, file] = tree();
+    let (mut a, mut b) = (gate.client("a").await, gate.client("b").await);
+    upload(&mut a, &[&root, &sub, &file]).await;
+    assert_eq!(update(&mut a, digest(&root)).await.code(), Some(0));
+    let found: GetReferenceResponse = read(&get(&mut a).await);
+    assert_eq!(found.digest, Some(digest(&root)));
+    assert_eq!(fetch(&mut a, format!("{URN_PREFIX}{}", key())).await.code(), Some(0));
+    assert_eq!(get(&mut b).await.code(), Some(5));
+    // That the tree was found whole for one says nothing to the other.
+    upload(&mut b, &[&root, &sub]).await;
+    assert_eq!(update(&mut b, digest(&root)).await.code(), Some(0));
+    let reply = get(&mut b).await;
+    assert_eq!(reply.code(), Some(5), "{reply:?}");
+    assert!(reply.message().contains("blobs of the artifact are gone"), "{reply:?}");
+    // Both call it the instance with the empty name; in that one there is nothing.
+    assert_eq!(get(&mut gate.client("writer").await).await.code(), Some(5));
+}

@@ -80,6 +80,7 @@ mod tests {
             deny,
             instances,
             uris: None,
+            rewrite: None,
         };
         let policy = Policy::new(vec![
             rule("all", Rights::ALL, Rights::NONE, None),

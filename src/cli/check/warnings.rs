@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::policy::identity::Identity;
-use crate::policy::method::{InstanceIn, Method};
 use crate::policy::pattern::{Fit, Part, Pattern};
 use crate::policy::rights::{Right, Rights};
 use crate::policy::{Policy, Rule};
@@ -12,6 +11,8 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::listen::Security;
 use crate::tls::identity;
 use crate::tls::verifier::ClientVerifier;
+
+use super::tenants;
 
 /// The rights that only Remote Asset's methods use URIs with.
 const WITH_URIS: Rights = Rights::of(Right::Pull).with(Right::AssetPush).with(Right::FetchRemote);
@@ -26,7 +27,8 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
             any_authority(snapshot, rule),
             matches_nobody(snapshot, rule),
             is_denied(&snapshot.policy, rule),
-            unknown_instances(&snapshot.policy, rule),
+            tenants::unknown_instances(&snapshot.policy, rule),
+            tenants::way_around(&snapshot.policy, rule),
             useless_uris(rule),
         ];
         let texts = texts.into_iter().flatten();
@@ -169,7 +171,7 @@ fn is_denied(policy: &Policy, rule: &Rule) -> Option<String> {
 }
 
 /// Whether the callers of one pattern are surely among those of another.
-fn includes(wide: &Pattern, narrow: &Pattern) -> bool {
+pub(super) fn includes(wide: &Pattern, narrow: &Pattern) -> bool {
     match (wide, narrow) {
         (Pattern::Any, Pattern::Any | Pattern::Certificate(_)) | (Pattern::Anonymous, Pattern::Anonymous) => true,
         (Pattern::Certificate(wide), Pattern::Certificate(narrow)) => Part::ALL.into_iter().all(|part| {
@@ -178,33 +180,6 @@ fn includes(wide: &Pattern, narrow: &Pattern) -> bool {
         }),
         _ => false,
     }
-}
-
-/// Rights that are limited to instances, while some of their methods do not tell theirs.
-fn unknown_instances(policy: &Policy, rule: &Rule) -> Option<String> {
-    rule.instances.as_ref()?;
-    let is_whole = |right| {
-        let mut rules = policy.rules().iter();
-        rules.any(|other| {
-            other.instances.is_none() && other.allow.contains(right) && includes(&other.pattern, &rule.pattern)
-        })
-    };
-    let limited: Vec<Right> = rule.allow.iter().filter(|right| !is_whole(*right)).collect();
-    let is_lost = |method: &Method| {
-        let mut rights = limited.iter();
-        method.instance_in() == InstanceIn::Unknown && rights.any(|right| method.rights().contains(*right))
-    };
-    let lost: Vec<_> = Method::ALL
-        .iter()
-        .filter(|method| is_lost(method))
-        .map(|method| method.name())
-        .collect();
-    (!lost.is_empty()).then(|| {
-        format!(
-            "has `instances`, so it does not allow {}, which do not tell their instance",
-            lost.join(", ")
-        )
-    })
 }
 
 fn useless_uris(rule: &Rule) -> Option<String> {

@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::cli::Failure;
 use crate::policy::identity::{Identity, printable};
+use crate::policy::instance::InstanceName;
 use crate::policy::method::{InstanceIn, Method, Service};
 use crate::policy::pattern::{Fit, Part, Pattern};
 use crate::policy::rights::{Right, Rights};
@@ -53,6 +54,8 @@ pub(super) struct Allowed {
     pub(super) rule: Option<(Arc<str>, Right)>,
     /// The backend; none where casgate answers.
     pub(super) backend: Option<Arc<str>>,
+    /// What the instance is called there, where it is another name.
+    pub(super) renamed: Option<InstanceName>,
 }
 
 /// A call that is not.
@@ -116,6 +119,7 @@ fn decide(
         return Ok(Allowed {
             rule: None,
             backend: None,
+            renamed: None,
         });
     }
     verdict::check_served(snapshot, method)?;
@@ -126,19 +130,19 @@ fn decide(
     let permit = verdict::decide(snapshot, identity, standing, method, scope, uris)?;
     let rule = snapshot.policy.rules().get(permit.rule().index());
     let rule = rule.map(|rule| (Arc::clone(&rule.name), permit.right()));
-    let backend = if method.service() == Service::ReferenceStorage {
+    let way = match method.service() {
         // It becomes calls of Remote Asset.
-        let route = snapshot.routes.of(Service::Asset);
-        route
-            .map(|route| route.backend)
-            .ok_or(Rejection::NoBackend(Service::Asset))?
-    } else {
-        verdict::backend(snapshot, &permit)?
-    };
-    let plan = snapshot.backends.get(backend.index());
+        Service::ReferenceStorage => verdict::way_to(snapshot, Service::Asset, permit.instance()),
+        _ => verdict::way(snapshot, &permit),
+    }?;
+    let plan = snapshot.backends.get(way.route.backend.index());
+    let name = way.rewritten.as_ref().or(permit.instance());
     Ok(Allowed {
         rule,
         backend: plan.map(|plan| Arc::clone(&plan.name)),
+        renamed: name
+            .filter(|name| *permit.scope() != Scope::Instance((*name).clone()))
+            .cloned(),
     })
 }
 
@@ -146,7 +150,7 @@ fn decide(
 fn denier(snapshot: &Snapshot, rejection: &Rejection) -> Option<Arc<str>> {
     match rejection {
         Rejection::Denied(_, denial) => match denial.because {
-            Because::Forbidden(rule) => {
+            Because::Forbidden(rule) | Because::Ambiguous(rule) => {
                 let rule = snapshot.policy.rules().get(rule.index())?;
                 Some(Arc::clone(&rule.name))
             }
@@ -160,7 +164,12 @@ fn bearing(rule: &Rule, identity: &Identity, issuers: &[Arc<str>], call: &Call<'
     let fit = rule.pattern.fit(identity, issuers);
     let mut reasons = differences(&rule.pattern, identity, issuers);
     if fit == Fit::Ambiguous {
-        reasons.push("so it gives nothing, and takes what it denies".to_owned());
+        let refuses = if rule.rewrite.is_some() {
+            ", and calls on its instances are refused"
+        } else {
+            ""
+        };
+        reasons.push(format!("so it gives nothing, and takes what it denies{refuses}"));
     }
     let scope = verdict::scope(call.method, call.instance).unwrap_or(Scope::Unknown);
     if fit == Fit::Equal && !rule.allow.is_empty() {
@@ -179,6 +188,17 @@ fn bearing(rule: &Rule, identity: &Identity, issuers: &[Arc<str>], call: &Call<'
             Some(rights) if rule.denies_on(&scope) => format!("it denies {rights}"),
             Some(rights) => format!("it denies {rights}, but {}", elsewhere(&scope)),
         });
+    }
+    if let (Fit::Equal, Scope::Instance(name)) = (fit, &scope)
+        && let Some(renamed) = rule.rewritten(name)
+    {
+        reasons.push(format!(
+            "it calls the instance `{}` behind the gate",
+            printable(renamed.as_str())
+        ));
+    }
+    if fit != Fit::Different && rule.rewrite.is_some() && scope == Scope::Unknown {
+        reasons.push("it rewrites instances, and this method does not tell its instance".to_owned());
     }
     Bearing { fit, reasons }
 }

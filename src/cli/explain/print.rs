@@ -8,6 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::account::{Account, Allowed, Bearing, Refused, needs};
 use crate::policy::identity::{Certificate, Identity, printable};
+use crate::policy::instance::InstanceName;
 use crate::policy::method::Service;
 use crate::policy::pattern::{Fit, Part};
 use crate::status::{CODE_NAMES, Rejection};
@@ -54,15 +55,17 @@ pub(super) fn text(account: &Account<'_>) -> String {
         );
     }
     match &account.outcome {
-        Ok(Allowed { rule, backend }) => {
+        Ok(Allowed { rule, backend, renamed }) => {
             match rule {
                 Some((rule, right)) => {
                     let _ = writeln!(text, "allowed by rule \"{rule}\" with {}", right.name());
                 }
                 None => text.push_str("allowed to everybody\n"),
             }
+            let as_name = |name: &InstanceName| format!(" as instance \"{}\"", printable(name.as_str()));
+            let renamed = renamed.as_ref().map(as_name).unwrap_or_default();
             let _ = match backend {
-                Some(backend) => writeln!(text, "answered by backend {backend}"),
+                Some(backend) => writeln!(text, "answered by backend {backend}{renamed}"),
                 None => writeln!(text, "answered by casgate"),
             };
         }
@@ -96,12 +99,14 @@ pub(super) fn json(account: &Account<'_>) -> Value {
         .collect();
     let (mut rule, mut right, mut backend, mut reason, mut answer) =
         (Value::Null, Value::Null, Value::Null, Value::Null, Value::Null);
+    let mut renamed = Value::Null;
     match &account.outcome {
         Ok(allowed) => {
             if let Some((name, with)) = &allowed.rule {
                 (rule, right) = ((**name).into(), with.name().into());
             }
             backend = allowed.backend.as_deref().into();
+            renamed = allowed.renamed.as_ref().map(InstanceName::as_str).into();
         }
         Err(Refused::Handshake) => reason = "handshake".into(),
         Err(Refused::Answer(rejection, by)) => {
@@ -139,6 +144,7 @@ pub(super) fn json(account: &Account<'_>) -> Value {
         "right": right,
         "reason": reason,
         "backend": backend,
+        "instance-at-backend": renamed,
         "answered-by-casgate": answer != Value::Null || account.call.method.service() == Service::Health,
         "answer": answer,
     })

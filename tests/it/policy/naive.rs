@@ -6,6 +6,7 @@ use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
 use casgate::policy::method::{InstanceIn, Method};
 use casgate::policy::pattern::{CertificatePattern, Pattern, Serial};
+use casgate::policy::rewrite::InstanceRewrite;
 use casgate::policy::rights::{Right, Rights};
 use casgate::policy::spiffe::UriPattern;
 use casgate::policy::uris::UriPrefix;
@@ -30,6 +31,7 @@ pub(super) struct PlainRule {
     pub(super) deny: Vec<&'static str>,
     pub(super) instances: Option<Vec<&'static str>>,
     pub(super) uris: Option<Vec<&'static str>>,
+    pub(super) rewrite: Option<&'static str>,
 }
 
 /// Nothing at all stands for any certificate.
@@ -89,6 +91,21 @@ fn reaches(pattern: &[&str], name: &[&str]) -> bool {
         ([one, pattern @ ..], [other, name @ ..]) => one == other && reaches(pattern, name),
         _ => false,
     }
+}
+
+/// What a rule calls an instance that it is about.
+fn renamed(rule: &PlainRule, name: &str) -> Option<String> {
+    let rewrite = rule.rewrite?;
+    let everything = vec!["**"];
+    let patterns = rule.instances.as_ref().unwrap_or(&everything);
+    let mut patterns = patterns.iter().map(|pattern| components(pattern));
+    let pattern = patterns.find(|pattern| reaches(pattern, &components(name)))?;
+    let Some(fixed) = rewrite.strip_suffix("**") else {
+        return Some(rewrite.to_owned());
+    };
+    let rest = components(name).split_off(pattern.len() - 1);
+    let all = [components(fixed.trim_end_matches('/')), rest].concat();
+    Some(all.join("/"))
 }
 
 fn components(text: &str) -> Vec<&str> {
@@ -212,14 +229,28 @@ fn grant(rules: &[PlainRule], caller: &PlainCaller, needed: &[&str], call: &Plai
         reason: reason.to_owned(),
         right: right.to_owned(),
     };
+    let somewhere: Vec<_> = needed.iter().filter(|right| allowed_somewhere(right)).collect();
+    let left = somewhere.iter().find(|right| !denied_everywhere(right));
+    let mut renaming = against.iter().filter(|rule| rule.rewrite.is_some());
+    let mut instance = (!is_unknown).then(|| call.instance.clone());
+    if let Some(left) = left {
+        if is_unknown && renaming.clone().next().is_some() {
+            return deny("instance-unknown", left);
+        }
+        if let Some(rule) = renaming.find(|rule| !is_unknown && is_here(rule, call, false)) {
+            if about(rule, caller) == About::Perhaps {
+                return deny("ambiguous", left);
+            }
+            instance = renamed(rule, &call.instance);
+        }
+    }
     if let Some((rule, right)) = allowed_here.clone().find(|(_, right)| !denied_here(right)) {
         return Outcome::Allow {
             rule: rule.to_string(),
             right: right.to_owned(),
+            instance,
         };
     }
-    let somewhere: Vec<_> = needed.iter().filter(|right| allowed_somewhere(right)).collect();
-    let left = somewhere.iter().find(|right| !denied_everywhere(right));
     match (left, somewhere.first()) {
         (None, Some(right)) => deny("forbidden", right),
         (None, None) if mine.is_empty() => deny("no-rule", needed[0]),
@@ -296,6 +327,7 @@ fn decided(policy: &Policy, who: &PlainCaller, call: &PlainCall) -> Outcome {
         Ok(permit) => Outcome::Allow {
             rule: permit.rule().index().to_string(),
             right: permit.right().name().to_owned(),
+            instance: permit.instance().map(ToString::to_string),
         },
         Err(denial) => Outcome::Deny {
             right: denial.right.name().to_owned(),
@@ -336,6 +368,7 @@ fn rule(number: usize, plain: &PlainRule) -> Rule {
         allow: rights(&plain.allow),
         deny: rights(&plain.deny),
         instances: plain.instances.as_ref().map(parse),
+        rewrite: plain.rewrite.map(|text| InstanceRewrite::parse(text).unwrap()),
         uris: plain.uris.as_ref().map(|prefixes| {
             let parse = |text: &&str| UriPrefix::parse(text).unwrap();
             prefixes.iter().map(parse).collect()

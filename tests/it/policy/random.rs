@@ -55,6 +55,8 @@ const ASKED: [&str; 9] = [
 ];
 const PATTERNS: [&str; 10] = ["", "a", "b", "a/b", "*", "a/*", "*/b", "**", "a/**", "*/b/**"];
 
+const REWRITES: [&str; 5] = ["", "t", "t/u", "**", "t/**"];
+
 pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
     let pattern = (
         option::weighted(0.4, select(&NAMES[..])),
@@ -88,8 +90,14 @@ pub(super) fn any_rule() -> impl Strategy<Value = PlainRule> {
         option::weighted(0.3, vec(select(&RIGHTS[..]), 0..3)),
         option::weighted(0.6, vec(select(&PATTERNS[..]), 0..3)),
         option::weighted(0.3, vec(select(&PREFIXES[..]), 0..3)),
+        option::weighted(0.1, select(&REWRITES[..])),
     )
-        .prop_map(|(certificate, allow, deny, instances, uris)| PlainRule {
+        .prop_map(|(certificate, allow, deny, instances, uris, rewrite)| PlainRule {
+            // A configuration may not keep the rest of a pattern that has none.
+            rewrite: rewrite.filter(|rewrite| {
+                let mut patterns = instances.iter().flatten();
+                !rewrite.ends_with("**") || patterns.all(|pattern: &&str| pattern.ends_with("**"))
+            }),
             uris,
             certificate,
             allow,
