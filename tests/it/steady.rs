@@ -15,8 +15,8 @@ use crate::harness::{grpc, within};
 
 const RELOADS: usize = 20;
 const MESSAGE: usize = 1024 * 1024;
-/// Messages of a large stream: 64 MiB.
-const MESSAGES: usize = 64;
+/// Messages of a large stream: 256 MiB.
+const MESSAGES: usize = 256;
 
 /// Sends as much as is asked for by the length of the request, or takes it all.
 async fn large(mut exchange: Exchange) {
@@ -135,7 +135,7 @@ async fn no_call_fails_because_of_reloads() {
             ended.unwrap();
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), all)
+    tokio::time::timeout(Duration::from_secs(180), all)
         .await
         .expect("all streams end");
     assert_eq!(gate.metric("casgate_config_reload_total", &["success"]), RELOADS as f64);
