@@ -6,6 +6,7 @@ pub mod check;
 pub mod explain;
 pub mod quickstart;
 pub mod serve;
+mod supervisor;
 
 use std::process::ExitCode;
 

@@ -2,6 +2,7 @@
 
 mod accept;
 pub(crate) mod descriptors;
+pub mod sockets;
 mod worker;
 
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::{self, Problems};
@@ -20,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listen::ListenerId;
 
+use sockets::Inherited;
 use worker::{Ends, Worker};
 
 /// A gate that runs. Dropping it ends it at once; see [`Gate::drain`].
@@ -27,6 +30,8 @@ use worker::{Ends, Worker};
 pub struct Gate {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
+    /// They end when the drain begins.
+    acceptors: Vec<JoinHandle<()>>,
     listen_addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
     // After the workers, since its tasks have doors to them as well.
@@ -67,6 +72,11 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// The program was started with a socket that no address of the configuration is for.
+    #[error(
+        "a socket that listens on `{0}` was passed in, and neither `listen.address` nor `admin.address` is this address"
+    )]
+    Unused(SocketAddr),
     /// Threads can't be started.
     #[error("threads can't be started: {0}")]
     Threads(io::Error),
@@ -81,14 +91,15 @@ impl Gate {
     /// # Errors
     /// See [`StartError`].
     pub fn start(path: &Path) -> Result<Gate, StartError> {
-        Gate::serve(path, Snapshot::compile(&config::load(path)?)?)
+        Gate::serve(path, Snapshot::compile(&config::load(path)?)?, Inherited::default())
     }
 
-    /// Serves a configuration that is compiled already; `path` is read again by [`Gate::reload`].
+    /// Serves a configuration that is compiled already, on these sockets where they are for its addresses; `path` is read
+    /// again by [`Gate::reload`].
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn serve(path: &Path, snapshot: Snapshot) -> Result<Gate, StartError> {
+    pub fn serve(path: &Path, snapshot: Snapshot, mut inherited: Inherited) -> Result<Gate, StartError> {
         descriptors::raise();
         let control = runtime("casgate-control")?;
         let store = runtime("casgate-store")?;
@@ -103,28 +114,29 @@ impl Gate {
         let in_runtime = control.enter();
         let bound = listeners
             .into_iter()
-            .map(|id| Ok((id, bind("listen.address", id.address)?)))
+            .map(|id| Ok((id, inherited.take_or_bind("listen.address", id.address)?)))
             .collect::<Result<Vec<_>, StartError>>()?;
         let listen_addresses = bound.iter().map(|(id, socket)| local(socket, id.address)).collect();
         let mut admin_address = None;
         if let Some(address) = admin {
-            let listener = bind("admin.address", address)?;
+            let listener = inherited.take_or_bind("admin.address", address)?;
             admin_address = Some(local(&listener, address));
             control.spawn(admin::serve(listener, Arc::clone(&shared)));
         }
         drop(in_runtime);
+        inherited.finish()?;
         let mut workers = (0..threads)
             .map(|number| Worker::start(number, &shared))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Threads)?;
         let ends = Worker::ends(&mut workers);
         let doors: Vec<_> = workers.iter().map(Worker::door).collect();
-        for (id, socket) in bound {
-            control.spawn(accept::run(socket, id, doors.clone(), Arc::clone(&shared)));
-        }
+        let accept = |(id, socket)| control.spawn(accept::run(socket, id, doors.clone(), Arc::clone(&shared)));
+        let acceptors = bound.into_iter().map(accept).collect();
         Ok(Gate {
             shared,
             workers,
+            acceptors,
             listen_addresses,
             admin_address,
             control,
@@ -175,7 +187,9 @@ impl Gate {
 
     /// The same, unless `told` ends first.
     pub fn wait_unless(&self, told: impl Future<Output = ()>) -> Drained {
-        let open = || self.workers.iter().map(Worker::connections).sum::<usize>();
+        // One that was accepted last may still be on its way to a worker.
+        let accepting = || self.acceptors.iter().filter(|task| !task.is_finished()).count();
+        let open = || accepting() + self.workers.iter().map(Worker::connections).sum::<usize>();
         let timeout = self.shared.live().snapshot.drain_timeout();
         self.control.block_on(async {
             let drained = async {
@@ -191,6 +205,19 @@ impl Gate {
                 () = told => Drained::Told,
             }
         })
+    }
+
+    /// Whether every thread that serves calls answers within this time.
+    pub async fn is_alive(&self, patience: Duration) -> bool {
+        let answers = async {
+            for worker in &self.workers {
+                if !worker.answers().await {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(patience, answers).await.unwrap_or(false)
     }
 
     /// Runs a future beside the gate, such as one that waits for signals.
@@ -211,20 +238,6 @@ fn runtime(name: &str) -> Result<Runtime, StartError> {
         .enable_all()
         .build()
         .map_err(StartError::Threads)
-}
-
-fn bind(key: &'static str, address: SocketAddr) -> Result<tokio::net::TcpListener, StartError> {
-    let listen = || {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        // A restart must not wait for the connections of its predecessor to time out.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(1024)?;
-        tokio::net::TcpListener::from_std(socket.into())
-    };
-    listen().map_err(|error| StartError::Listen { key, address, error })
 }
 
 fn local(listener: &tokio::net::TcpListener, asked: SocketAddr) -> SocketAddr {

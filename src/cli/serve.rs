@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, check};
+use super::{Failure, check, supervisor};
 use crate::config;
 use crate::live::ReloadError;
 use crate::log::Log;
 use crate::reload::Watch;
+use crate::server::sockets::Inherited;
 use crate::server::{Drained, Gate};
 use crate::snapshot::Snapshot;
 
@@ -34,13 +35,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// # Errors
 /// What kept it from starting.
 pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
+    // Before there are threads.
+    let inherited = Inherited::from_env().map_err(|error| Failure(format!("a socket that was passed in: {error}")))?;
     let loaded = config::load(path).map_err(Failure::of)?;
     let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
     // Before the gate, so that it ends after it: the last lines are of calls that are cut off.
     let log = Log::start(&snapshot.log);
     let description = check::describe(&snapshot);
     let warnings = check::warnings(&snapshot);
-    let gate = Gate::serve(path, snapshot).map_err(Failure::of)?;
+    let gate = Gate::serve(path, snapshot, inherited).map_err(Failure::of)?;
     gate.shared().metrics.count_dropped_lines(log.dropped());
     for line in description
         .lines()
@@ -60,11 +63,13 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     let connections = gate.shared().census.connections(&gate.live().snapshot.limits);
     tracing::info!(target: "casgate::serve", "at most {connections} connections of clients");
     ready(&gate);
+    supervisor::ready();
     gate.block_on(until_told_to_stop(&gate))
         .map_err(|error| Failure(format!("signals can't be received: {error}")))?;
     tracing::info!(target: "casgate::serve", "draining: no new connections, running calls go on");
     gate.drain();
-    match gate.wait_unless(told_again()) {
+    supervisor::stopping();
+    match gate.wait_unless(told_again(&gate)) {
         Drained::Whole => {}
         Drained::TimedOut => {
             tracing::warn!(target: "casgate::serve", "the drain timeout is over: the rest is cut off");
@@ -83,7 +88,13 @@ async fn until_told_to_stop(gate: &Gate) -> std::io::Result<()> {
     let mut watch = Watch::new(Arc::clone(gate.shared()));
     loop {
         tokio::select! {
-            Some(()) = hangup.recv() => tell(gate, "SIGHUP", gate.shared().reload().await),
+            Some(()) = hangup.recv() => {
+                supervisor::reloading();
+                tell(gate, "SIGHUP", gate.shared().reload().await);
+                // Also where the configuration before goes on.
+                supervisor::ready();
+            }
+            () = supervisor::watchdog(gate) => {}
             result = watch.reload() => tell(gate, "changed files", result),
             Some(()) = terminate.recv() => break,
             Some(()) = interrupt.recv() => break,
@@ -113,7 +124,7 @@ fn tell(gate: &Gate, cause: &str, result: Result<(), ReloadError>) {
 }
 
 /// A second signal during the drain. tokio keeps SIGHUP from ending the program, now that it was once waited for.
-async fn told_again() {
+async fn told_again(gate: &Gate) {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
@@ -121,5 +132,6 @@ async fn told_again() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = supervisor::watchdog(gate) => {}
     }
 }

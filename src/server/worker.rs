@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use crate::connection::{self, Arrival, Ticket};
 use crate::live::Shared;
@@ -31,7 +32,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// The way to a worker.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
-    arrivals: UnboundedSender<Newcomer>,
+    arrivals: UnboundedSender<Message>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -42,6 +43,14 @@ pub(super) struct Newcomer {
     pub(super) address: SocketAddr,
     pub(super) listener: ListenerId,
     pub(super) ticket: Ticket,
+}
+
+/// What a worker is sent.
+#[derive(Debug)]
+enum Message {
+    Newcomer(Newcomer),
+    /// Answered by a thread that runs.
+    Question(oneshot::Sender<()>),
 }
 
 impl Worker {
@@ -81,6 +90,13 @@ impl Worker {
     pub(super) fn connections(&self) -> usize {
         self.door.connections()
     }
+
+    /// Whether the thread runs; waits until it has answered.
+    pub(super) async fn answers(&self) -> bool {
+        let (question, answer) = oneshot::channel();
+        let sent = self.door.arrivals.send(Message::Question(question));
+        sent.is_ok() && answer.await.is_ok()
+    }
 }
 
 impl Door {
@@ -92,19 +108,27 @@ impl Door {
     /// Hands a connection over.
     pub(super) fn enter(&self, newcomer: Newcomer) {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        if self.arrivals.send(newcomer).is_err() {
+        if self.arrivals.send(Message::Newcomer(newcomer)).is_err() {
             self.connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
 
 async fn run(
-    mut arrivals: UnboundedReceiver<Newcomer>,
+    mut arrivals: UnboundedReceiver<Message>,
     worker: usize,
     shared: Arc<Shared>,
     connections: Arc<AtomicUsize>,
 ) {
-    while let Some(newcomer) = arrivals.recv().await {
+    while let Some(message) = arrivals.recv().await {
+        let newcomer = match message {
+            Message::Newcomer(newcomer) => newcomer,
+            Message::Question(answer) => {
+                // Who asked may have lost patience.
+                let _gone = answer.send(());
+                continue;
+            }
+        };
         let leave = Leave(Arc::clone(&connections));
         let Ok(tcp) = tokio::net::TcpStream::from_std(newcomer.tcp) else {
             continue;

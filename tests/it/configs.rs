@@ -102,6 +102,41 @@ fn units_start_programs_with_flags_that_they_have() {
     assert_eq!(seen, ["buildbox-casd", "casgate", "casgate", "kill"]);
 }
 
+#[test]
+fn units_are_closed_as_far_as_systemd_can_tell() {
+    let analyze = |arguments: &[&str], path: &Path| {
+        let mut command = Command::new("systemd-analyze");
+        command.args(arguments).arg(path).output()
+    };
+    for path in examples("service") {
+        // 0 is closed, 10 is open; the threshold is in tenths.
+        match analyze(&["security", "--offline=true", "--no-pager", "--threshold=20"], &path) {
+            Ok(output) => assert!(
+                output.status.success(),
+                "{}: {}{}",
+                path.display(),
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            ),
+            Err(_) => eprintln!("NOT RUN: systemd-analyze security: there is no systemd"),
+        }
+    }
+}
+
+#[test]
+fn the_socket_unit_listens_where_the_examples_do() {
+    let socket = examples("socket").pop().unwrap();
+    let unit = std::fs::read_to_string(socket).unwrap();
+    let example = include_str!("../../configs/casd-unix.toml");
+    let addresses = unit.lines().filter_map(|line| line.strip_prefix("ListenStream="));
+    let mut count = 0;
+    for address in addresses {
+        assert!(example.contains(&format!("address = \"{address}\"")), "{address}");
+        count += 1;
+    }
+    assert_eq!(count, 2);
+}
+
 fn check_casd(words: &[&str]) {
     let Some(casd) = casd() else {
         assert!(

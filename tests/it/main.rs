@@ -61,6 +61,7 @@ mod smuggling;
 mod steady;
 mod streaming;
 mod streams;
+mod supervision;
 mod tenants;
 mod tls;
 mod upstream;

@@ -185,7 +185,7 @@ fn every_field_and_reason_of_an_access_line_is_told_of() {
 
 #[test]
 fn every_example_is_told_of_and_no_other() {
-    let there: BTreeSet<_> = ["toml", "service"]
+    let there: BTreeSet<_> = ["toml", "service", "socket"]
         .into_iter()
         .flat_map(examples)
         .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
@@ -282,7 +282,7 @@ fn commands_that_are_marked_as_tested_run() {
         let folder = tempfile::tempdir().unwrap();
         let configs = folder.path().join("configs");
         std::fs::create_dir(&configs).unwrap();
-        for example in ["toml", "service"].into_iter().flat_map(examples) {
+        for example in ["toml", "service", "socket"].into_iter().flat_map(examples) {
             std::fs::copy(&example, configs.join(example.file_name().unwrap())).unwrap();
         }
         let output = Command::new("sh")

@@ -23,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) authority: Authority,
     /// Keys before the first table.
     pub(crate) top: String,
+    /// Where it listens: port 0 of the loopback, unless a socket is passed in.
+    pub(crate) address: String,
     /// More keys of `[listen]`.
     pub(crate) listen: String,
     /// The tables of more listeners.
@@ -84,6 +86,7 @@ impl Config {
         Config {
             authority,
             top: "threads = 1".to_owned(),
+            address: "127.0.0.1:0".to_owned(),
             listen: String::new(),
             more_listeners: String::new(),
             client_ca: r#""ca.crt""#.to_owned(),
@@ -117,9 +120,9 @@ impl Config {
             std::fs::write(dir.join(name), content).unwrap();
         }
         let text = format!(
-            "{}\n[[listen]]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n\
+            "{}\n[[listen]]\naddress = \"{}\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n\
              client-ca = [{}]\n{}\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n{}\n{}",
-            self.top, self.client_ca, self.listen, self.more_listeners, self.backends, self.rules
+            self.top, self.address, self.client_ca, self.listen, self.more_listeners, self.backends, self.rules
         );
         std::fs::write(dir.join("casgate.toml"), text).unwrap();
     }
@@ -154,6 +157,19 @@ impl Gate {
 
     /// The same, after commands of a shell, which may set limits of the process.
     pub(crate) async fn spawn_after(commands: &str, config: Config) -> Gate {
+        Gate::spawn_with(commands, Stdio::null(), config).await
+    }
+
+    /// The same, as a supervisor starts it that listens for it.
+    pub(crate) async fn spawn_on(socket: &std::net::TcpListener, mut config: Config) -> Gate {
+        config.address = socket.local_addr().unwrap().to_string();
+        // sd_listen_fds(3): from descriptor 3 on, and the process that they are for.
+        let commands = "exec 3<&0 </dev/null\nexport LISTEN_PID=$$ LISTEN_FDS=1";
+        let socket = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+        Gate::spawn_with(commands, socket.into(), config).await
+    }
+
+    async fn spawn_with(commands: &str, stdin: Stdio, config: Config) -> Gate {
         let dir = tempfile::tempdir().unwrap();
         config.write(dir.path());
         let log = std::fs::File::create(dir.path().join(LOG)).unwrap();
@@ -161,7 +177,7 @@ impl Gate {
             .args(["-euc", &format!("{commands}\nexec \"$0\" \"$@\"")])
             .args([env!("CARGO_BIN_EXE_casgate"), "serve", "--config"])
             .arg(dir.path().join("casgate.toml"))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

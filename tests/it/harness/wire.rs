@@ -3,6 +3,7 @@
 mod tap;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -87,7 +88,12 @@ pub(crate) fn with_credentials(
 
 /// The client's half of a handshake. With TLS 1.3 a refusal comes only after it.
 pub(crate) async fn connect_tls(gate: &Gate, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
-    let tcp = TcpStream::connect(gate.address()).await?;
+    connect_tls_at(gate.address(), config).await
+}
+
+/// The same, for a gate that may be another one the next time.
+pub(crate) async fn connect_tls_at(address: SocketAddr, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     let name = "localhost".try_into().unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
