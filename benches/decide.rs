@@ -6,6 +6,7 @@ use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 use bazel_remote_apis::google::bytestream::WriteRequest;
 use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
+use casgate::policy::kindness::Kindness;
 use casgate::policy::method::{Method, ResourceKind};
 use casgate::policy::pattern::{CertificatePattern, Pattern};
 use casgate::policy::rights::{Right, Rights};
@@ -35,6 +36,7 @@ fn policy(rules: usize) -> Policy {
             .map(|one| vec![one]),
         uris: None,
         rewrite: None,
+        kindness: Kindness::default(),
     };
     Policy::new((0..rules).map(rule).collect())
 }
@@ -93,6 +95,7 @@ fn detailed(c: &mut Criterion) {
         uris: UriPrefix::parse("urn:fdc:buildstream.build:2020:")
             .ok()
             .map(|one| vec![one]),
+        kindness: Kindness::default(),
     };
     let policy = Policy::new((0..10).map(rule).collect());
     let identity = Identity::Certificate(Box::new(Certificate {

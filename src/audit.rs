@@ -73,6 +73,9 @@ pub struct Line {
     pub code: u8,
     /// Why the gate answered itself; empty if the backend did.
     pub reason: String,
+    /// How a denial was answered instead of being told: `discarded` or `probe`; empty for all other calls.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub answered: String,
 }
 
 impl Line {

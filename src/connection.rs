@@ -1,5 +1,6 @@
 //! One connection of a client: TLS under a deadline, then HTTP/2, then a task for each call.
 
+mod budget;
 mod caller;
 mod census;
 mod handshake;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::Instrument;
 
+pub use budget::{Budget, Share};
 pub use caller::{Caller, Peer, View};
 pub use census::{Census, Ticket};
 

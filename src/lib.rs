@@ -16,6 +16,7 @@
 //!     view.standing.may_ever(method)?                     denied before a byte of the body is read
 //!   3 name     = upload.settle()?                         only where the instance is in the message; bounded
 //!   4 permit   = policy.decide(standing, method, name)?
+//!     Kind::answer(denial)                                a denial that a rule has answered kindly: no permit, no backend
 //!     Own::answer(permit)                                 BuildStream 1: answered by calls of the gate's own, each by 4
 //!   5 way      = verdict::way(&permit)?                  by service and instance
 //!     upload.rename(name)?                                where the instance has another name behind the gate

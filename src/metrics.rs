@@ -12,6 +12,7 @@ use prometheus::{
 };
 use tracing_appender::non_blocking::ErrorCounter;
 
+use crate::policy::kindness::Kindly;
 use crate::policy::method::Method;
 use crate::policy::rights::Right;
 use crate::status::CODE_NAMES;
@@ -65,6 +66,7 @@ pub struct Metrics {
     /// `casgate_config_last_reload_success_timestamp_seconds`
     pub last_reload: IntGauge,
     limited: IntCounterVec,
+    kind_answers: IntCounterVec,
     /// `casgate_log_dropped_total`
     log_dropped: IntCounter,
     log_counter: OnceLock<ErrorCounter>,
@@ -251,6 +253,11 @@ impl Metrics {
                 "How often a limit bit: which, and what was done.",
                 &["limit", "action"],
             )?,
+            kind_answers: counters(
+                "casgate_kind_answers_total",
+                "Denied pushes that were answered as if they were not, and probes for a right that the caller lacks.",
+                &["answered"],
+            )?,
             log_dropped: counter(
                 "casgate_log_dropped_total",
                 "Lines of the log that were dropped, as nobody read standard error fast enough.",
@@ -263,6 +270,11 @@ impl Metrics {
     /// Counts that a limit bit. `casgate_limited_total{limit,action}`
     pub fn limited(&self, limit: Limit, action: Action) {
         self.limited.with_label_values(&[limit.name(), action.name()]).inc();
+    }
+
+    /// Counts an answer that tells of a right which its caller does not have. `casgate_kind_answers_total{answered}`
+    pub fn kind_answer(&self, kindly: Kindly) {
+        self.kind_answers.with_label_values(&[kindly.name()]).inc();
     }
 
     /// Where the dropped lines of the log are counted; without it none are.

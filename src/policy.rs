@@ -9,6 +9,7 @@
 
 pub mod identity;
 pub mod instance;
+pub mod kindness;
 pub mod method;
 pub mod pattern;
 pub mod resource;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use identity::{Identity, printable};
 use instance::{InstanceName, InstancePattern};
+use kindness::Kindness;
 use method::Method;
 use pattern::{Fit, Issuers, Pattern};
 use rewrite::InstanceRewrite;
@@ -45,6 +47,8 @@ pub struct Rule {
     pub uris: Option<Vec<UriPrefix>>,
     /// What its instances are called behind the gate, for these callers; `None` where the rule does not say.
     pub rewrite: Option<InstanceRewrite>,
+    /// How denied pushes of its callers are answered.
+    pub kindness: Kindness,
 }
 
 /// The number of a rule in its policy.
@@ -72,6 +76,8 @@ pub struct Standing {
     denies: Vec<Deny>,
     /// The rules that rewrite instances, and whether they match for certain.
     rewrites: Vec<(RuleId, Fit)>,
+    /// The rules that surely match and say how denied pushes are answered.
+    kind: Vec<RuleId>,
     is_known: bool,
     /// What some rule allows somewhere.
     given: Rights,
@@ -215,6 +221,7 @@ impl Policy {
             rules: Vec::new(),
             denies: Vec::new(),
             rewrites: Vec::new(),
+            kind: Vec::new(),
             is_known: false,
             given: Rights::NONE,
             ever: Rights::NONE,
@@ -233,6 +240,9 @@ impl Policy {
             }
             if rule.rewrite.is_some() {
                 standing.rewrites.push((id, fit));
+            }
+            if fit == Fit::Equal && !rule.kindness.is_empty() {
+                standing.kind.push(id);
             }
             if !rule.deny.is_empty() {
                 let everywhere = rule.instances.is_none();

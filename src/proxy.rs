@@ -9,6 +9,7 @@ pub mod completeness;
 mod exchange;
 mod fault;
 pub mod headers;
+mod kind;
 mod message;
 mod own;
 pub mod prefix;
@@ -28,6 +29,7 @@ use http::{HeaderMap, Request};
 
 use crate::config::file::Capabilities;
 use crate::connection::{Caller, View};
+use crate::policy::kindness::Kindly;
 use crate::policy::method::{InstanceIn, Method, Service};
 use crate::policy::rights::Right;
 use crate::policy::{Permit, Scope, Uris, resource};
@@ -39,6 +41,7 @@ use answer::Answer;
 use body::Upload;
 use capabilities::{May, Told};
 use exchange::Exchange;
+use kind::Kind;
 use own::{Failed, OwnCalls};
 use prefix::LONGEST_HELD;
 use record::Record;
@@ -87,15 +90,17 @@ async fn try_handle(
     answer.wait_at_most(snapshot.limits.stall_timeout);
     verdict::check_served(snapshot, method)?;
     right::check(caller, &view)?;
-    verdict::check_ever(identity, &view.standing, method)?;
+    verdict::check_ever(&snapshot.policy, identity, &view.standing, method)?;
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(method, body);
-    if view.live.audit.is_some() && subject::is_noted(method) {
+    // Who can only be answered kindly may not make the gate keep so much.
+    let may_change = subject::is_noted(method) && view.standing.may_ever(method.rights()).is_ok();
+    if may_change && view.live.audit.is_some() {
         upload.pick(Picker::new(method));
     }
     let named = tokio::select! {
         biased;
-        rejection = held.lost_all_of(method.rights()) => Err(rejection),
+        rejection = held.lost_all_for(method) => Err(rejection),
         named = name(method, &mut upload, record) => named,
     };
     record.received(upload.received());
@@ -103,7 +108,24 @@ async fn try_handle(
     if let Scope::Instance(instance) = &scope {
         record.instance(instance);
     }
-    let permit = verdict::decide(snapshot, identity, &view.standing, method, scope, uris)?;
+    let kindly = snapshot.policy.kindly(&view.standing, method, &scope, &uris);
+    let kindly = kindly.map(|(_, kindly)| (kindly, scope.clone()));
+    let permit = match verdict::decide(snapshot, identity, &view.standing, method, scope, uris) {
+        Ok(permit) => permit,
+        Err(denial) => {
+            let Some((kindly, scope)) = kindly else {
+                return Err(denial);
+            };
+            let kind = Kind {
+                caller,
+                method,
+                scope,
+                kindly,
+                denial,
+            };
+            return kind.answer(&mut upload, answer, record, &mut held).await;
+        }
+    };
     held.check(&permit)?;
     record.allowed(&view.live, &permit);
     if subject::is_noted(method) {
@@ -218,6 +240,9 @@ impl Own<'_> {
             Err(Failed::Status(status)) => Err(status),
             Err(Failed::Reject(rejection)) => return Err(rejection),
         };
+        if method == Method::Status && !calls.may_push() && calls.accepts_probes() {
+            record.pretend(Kindly::Probe);
+        }
         if let Ok(message) = &result {
             record.sent(message.len());
         }

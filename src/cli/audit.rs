@@ -46,7 +46,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 broken.push(format!("`{}`, line {number}", path.display()));
                 continue;
             };
-            if (args.all || line.code == 0) && is_wanted(args, &line) {
+            // What was discarded looks like a success to its client only.
+            let is_done = line.code == 0 && line.answered.is_empty();
+            if (args.all || is_done) && is_wanted(args, &line) {
                 found += 1;
                 let printed = if args.json {
                     out.write_all(&bytes).and_then(|()| out.write_all(b"\n"))
@@ -90,6 +92,7 @@ fn describe(line: &Line) -> String {
     };
     let name = line.method.rsplit('/').next().unwrap_or_default();
     let outcome = match (line.code, line.reason.as_str()) {
+        (_, reason) if !line.answered.is_empty() => format!("denied ({reason}), and answered as {}", line.answered),
         (0, _) => format!("allowed by rule \"{}\"", line.rule),
         (code, "") => format!("status {code}"),
         (code, reason) => format!("status {code}, {reason}"),

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use super::Failure;
 use crate::config;
 use crate::policy::instance::InstancePattern;
+use crate::policy::kindness::Kindness;
 use crate::policy::method::Service;
 use crate::route::Instances;
 use crate::snapshot::Snapshot;
@@ -88,9 +89,10 @@ pub fn describe(snapshot: &Snapshot) -> String {
                 format!(", of URIs only those that begin with {}", prefixes.join(" or "))
             }
         };
+        let kindness = kindness(rule.kindness);
         let _ = writeln!(
             text,
-            "rule \"{}\": {} {} on {instances}{uris}",
+            "rule \"{}\": {} {} on {instances}{uris}{kindness}",
             rule.name,
             rule.pattern,
             match (rule.allow.is_empty(), rule.deny.is_empty()) {
@@ -116,4 +118,14 @@ fn served(service: Service, instances: &Instances) -> String {
         Some(rewrite) => format!("{name}{only} as \"{rewrite}\""),
         None => format!("{name}{only}"),
     }
+}
+
+fn kindness(kindness: Kindness) -> String {
+    let Kindness {
+        denied_push,
+        push_probe,
+    } = kindness;
+    let denied = denied_push.map(|denied_push| format!("; denied pushes are {}", denied_push.verb()));
+    let probes = push_probe.map(|push_probe| format!("; probes for pushes are {}", push_probe.verb()));
+    [denied, probes].into_iter().flatten().collect()
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::policy::kindness::{DeniedPush, PushProbe};
 use crate::route::Completeness;
 
 /// The keys of a table that are not known, which is an error for each of them.
@@ -298,7 +299,7 @@ pub struct Rule {
     /// `allow = [..]`: rights, or `push` for `cas-push`, `action-push` and `asset-push`.
     pub allow: Key<Vec<String>>,
     /// `deny = [..]`: rights that no rule gives to these callers; on `instances`, where the rule has them. A rule needs
-    /// this or `allow`.
+    /// this, `allow`, `on-denied-push` or `push-probe`.
     pub deny: Key<Vec<String>>,
     /// `instances = [..]`: patterns by component, `*` for one and `**` at the end for the rest; default: every
     /// instance.
@@ -309,6 +310,13 @@ pub struct Rule {
     /// `instance-rewrite = "prod/team-a"`: what its instances are called behind the gate, in all calls of its callers on
     /// them; `**` at the end for what `**` of the pattern stood for.
     pub instance_rewrite: Key<String>,
+    /// `on-denied-push = "refuse" | "discard"`: what becomes of writes to CAS and action cache that are denied to these
+    /// callers; with `discard` they are answered with OK, and nothing is stored (default `refuse`). Of several rules the
+    /// first one with this key decides.
+    pub on_denied_push: Key<DeniedPush>,
+    /// `push-probe = "refuse" | "accept"`: what BuildStream is answered that asks for these callers whether it may push
+    /// (default `refuse`). Of several rules the first one with this key decides.
+    pub push_probe: Key<PushProbe>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

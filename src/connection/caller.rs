@@ -8,12 +8,17 @@ use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
+use super::budget::Budget;
 use super::resets::Resets;
 use crate::live::{Live, Shared, now};
 use crate::policy::Standing;
 use crate::policy::identity::Identity;
 use crate::snapshot::listen::{ListenerId, Security};
 use crate::tls::identity;
+
+/// Bytes that a connection may make the gate keep of calls that are denied and answered kindly: one of the largest batches or
+/// two of the largest action results at once, or thousands of usual ones. What is beyond it is told its denial.
+const MOST_KEPT: usize = 8 << 20;
 
 /// The other end of a connection whose handshake was verified.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct Caller {
     pub worker: usize,
     /// What all threads share.
     pub shared: Arc<Shared>,
+    /// What is kept of its calls that are denied and answered kindly.
+    pub kept: Budget,
     view: Mutex<Arc<View>>,
     rechecks: watch::Sender<u64>,
     resets: Resets,
@@ -87,6 +94,7 @@ impl Caller {
             peer,
             worker,
             shared,
+            kept: Budget::new(MOST_KEPT),
             view,
             rechecks: watch::Sender::new(0),
             resets: Resets::new(),

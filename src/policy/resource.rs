@@ -43,11 +43,30 @@ pub enum InvalidResource {
     ControlCharacter,
 }
 
+/// What a resource name says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// The instance.
+    pub instance: InstanceName,
+    /// How many bytes the blob has, uncompressed.
+    pub size: i64,
+    /// Whether it travels compressed.
+    pub is_compressed: bool,
+}
+
 /// The instance of a resource name of the given kind.
 ///
 /// # Errors
 /// What is wrong with the name; see [`InvalidResource`].
 pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, InvalidResource> {
+    read(name, kind).map(|resource| resource.instance)
+}
+
+/// Reads a resource name of the given kind.
+///
+/// # Errors
+/// What is wrong with the name; see [`InvalidResource`].
+pub fn read(name: &str, kind: ResourceKind) -> Result<Resource, InvalidResource> {
     if name.chars().any(char::is_control) {
         return Err(InvalidResource::ControlCharacter);
     }
@@ -74,7 +93,7 @@ pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, Inval
         },
         _ => return Err(InvalidResource::WrongKind),
     }
-    check_digest(&mut rest)?;
+    let size = digest_size(&mut rest)?;
     // Only an upload may carry metadata behind the size.
     match rest.next() {
         None => {}
@@ -82,7 +101,11 @@ pub fn instance_of(name: &str, kind: ResourceKind) -> Result<InstanceName, Inval
         Some(word) if is_keyword(word) || rest.any(is_keyword) => return Err(InvalidResource::Keyword),
         Some(_) => {}
     }
-    Ok(InstanceName::parse(instance)?)
+    Ok(Resource {
+        instance: InstanceName::parse(instance)?,
+        size,
+        is_compressed: blobs == "compressed-blobs",
+    })
 }
 
 /// The resource name of the same blob on another instance; the name must be one that [`instance_of`] takes.
@@ -120,13 +143,14 @@ fn is_keyword(component: &str) -> bool {
 
 fn without_keyword(name: &str) -> InvalidResource {
     let mut parts = name.split('/');
-    match (check_digest(&mut parts), parts.next()) {
-        (Ok(()), None) => InvalidResource::Legacy,
+    match (digest_size(&mut parts), parts.next()) {
+        (Ok(_), None) => InvalidResource::Legacy,
         _ => InvalidResource::NoKeyword,
     }
 }
 
-fn check_digest<'a>(parts: &mut impl Iterator<Item = &'a str>) -> Result<(), InvalidResource> {
+/// Takes a digest off, and gives its size.
+fn digest_size<'a>(parts: &mut impl Iterator<Item = &'a str>) -> Result<i64, InvalidResource> {
     let mut hash = parts.next().ok_or(InvalidResource::Digest)?;
     if matches!(
         hash,
@@ -136,12 +160,9 @@ fn check_digest<'a>(parts: &mut impl Iterator<Item = &'a str>) -> Result<(), Inv
     }
     let size = parts.next().ok_or(InvalidResource::Digest)?;
     let is_hash = (32..=128).contains(&hash.len()) && hash.bytes().all(|b| b.is_ascii_hexdigit());
-    let is_size = size.bytes().all(|b| b.is_ascii_digit()) && size.parse::<i64>().is_ok();
-    if is_hash && is_size {
-        Ok(())
-    } else {
-        Err(InvalidResource::Digest)
-    }
+    let is_number = size.bytes().all(|b| b.is_ascii_digit());
+    let size = size.parse().ok().filter(|_| is_hash && is_number);
+    size.ok_or(InvalidResource::Digest)
 }
 
 #[cfg(test)]
@@ -150,7 +171,7 @@ mod tests {
 
     const HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-    fn read(name: &str) -> Result<String, InvalidResource> {
+    fn pulled(name: &str) -> Result<String, InvalidResource> {
         instance_of(&name.replace("HASH", HASH), ResourceKind::Read).map(|name| name.to_string())
     }
 
@@ -160,10 +181,10 @@ mod tests {
 
     #[test]
     fn names_of_the_grammar_give_their_instance() {
-        assert_eq!(read("blobs/HASH/0"), Ok(String::new()));
-        assert_eq!(read("main/blobs/HASH/12"), Ok("main".into()));
-        assert_eq!(read("a/b/c/blobs/sha256/HASH/12"), Ok("a/b/c".into()));
-        assert_eq!(read("a/compressed-blobs/zstd/HASH/12"), Ok("a".into()));
+        assert_eq!(pulled("blobs/HASH/0"), Ok(String::new()));
+        assert_eq!(pulled("main/blobs/HASH/12"), Ok("main".into()));
+        assert_eq!(pulled("a/b/c/blobs/sha256/HASH/12"), Ok("a/b/c".into()));
+        assert_eq!(pulled("a/compressed-blobs/zstd/HASH/12"), Ok("a".into()));
         assert_eq!(write("uploads/some-uuid/blobs/HASH/1"), Ok(String::new()));
         assert_eq!(write("a/uploads/u/compressed-blobs/zstd/HASH/1"), Ok("a".into()));
         assert_eq!(write("a/uploads/u/blobs/HASH/1/meta/data"), Ok("a".into()));
@@ -186,24 +207,44 @@ mod tests {
     }
 
     #[test]
+    fn the_size_and_the_form_are_read() {
+        for (name, size, is_compressed) in [
+            ("uploads/u/blobs/HASH/12", 12, false),
+            ("a/uploads/u/blobs/blake3/HASH/0/meta", 0, false),
+            (
+                "a/uploads/u/compressed-blobs/zstd/sha256/HASH/9223372036854775807",
+                i64::MAX,
+                true,
+            ),
+        ] {
+            let resource = read(&name.replace("HASH", HASH), ResourceKind::Write);
+            let found = resource.map(|resource| (resource.size, resource.is_compressed));
+            assert_eq!(found, Ok((size, is_compressed)), "{name}");
+        }
+    }
+
+    #[test]
     fn everything_else_is_refused() {
         use InvalidResource::{ControlCharacter, Digest, Instance, NoKeyword, NoUpload, Trailing, WrongKind};
-        assert_eq!(read(""), Err(NoKeyword));
-        assert_eq!(read("HASH/1"), Err(InvalidResource::Legacy));
-        assert_eq!(read("HASH/1/x"), Err(NoKeyword));
-        assert_eq!(read("/blobs/HASH/12"), Err(Instance(InvalidInstance::EmptyComponent)));
-        assert_eq!(read("a//blobs/HASH/12"), Err(Instance(InvalidInstance::EmptyComponent)));
-        assert_eq!(read("a/../blobs/HASH/12"), Err(Instance(InvalidInstance::Dots)));
-        assert_eq!(read("blobs/HASH/12/x"), Err(Trailing));
-        assert_eq!(read("blobs/HASH"), Err(Digest));
-        assert_eq!(read("blobs/HASH/-1"), Err(Digest));
-        assert_eq!(read("blobs/HASH/99999999999999999999"), Err(Digest));
-        assert_eq!(read("blobs/HASH/+1"), Err(Digest));
-        assert_eq!(read("blobs/short/1"), Err(Digest));
-        assert_eq!(read("blobs\n/HASH/1"), Err(ControlCharacter));
-        assert_eq!(read("uploads/u/blobs/HASH/1"), Err(WrongKind));
+        assert_eq!(pulled(""), Err(NoKeyword));
+        assert_eq!(pulled("HASH/1"), Err(InvalidResource::Legacy));
+        assert_eq!(pulled("HASH/1/x"), Err(NoKeyword));
+        assert_eq!(pulled("/blobs/HASH/12"), Err(Instance(InvalidInstance::EmptyComponent)));
+        assert_eq!(
+            pulled("a//blobs/HASH/12"),
+            Err(Instance(InvalidInstance::EmptyComponent))
+        );
+        assert_eq!(pulled("a/../blobs/HASH/12"), Err(Instance(InvalidInstance::Dots)));
+        assert_eq!(pulled("blobs/HASH/12/x"), Err(Trailing));
+        assert_eq!(pulled("blobs/HASH"), Err(Digest));
+        assert_eq!(pulled("blobs/HASH/-1"), Err(Digest));
+        assert_eq!(pulled("blobs/HASH/99999999999999999999"), Err(Digest));
+        assert_eq!(pulled("blobs/HASH/+1"), Err(Digest));
+        assert_eq!(pulled("blobs/short/1"), Err(Digest));
+        assert_eq!(pulled("blobs\n/HASH/1"), Err(ControlCharacter));
+        assert_eq!(pulled("uploads/u/blobs/HASH/1"), Err(WrongKind));
         // The first keyword splits: the second is not an instance.
-        assert_eq!(read("blobs/x/blobs/HASH/1"), Err(Digest));
+        assert_eq!(pulled("blobs/x/blobs/HASH/1"), Err(Digest));
         assert_eq!(write("blobs/HASH/1"), Err(WrongKind));
         assert_eq!(write("uploads//blobs/HASH/1"), Err(NoUpload));
         assert_eq!(write("uploads/u"), Err(Digest));
@@ -216,7 +257,7 @@ mod tests {
         ] {
             assert_eq!(write(name), Err(InvalidResource::Keyword), "{name}");
         }
-        assert_eq!(read("compressed-blobs/blobs/HASH/1"), Err(InvalidResource::Keyword));
+        assert_eq!(pulled("compressed-blobs/blobs/HASH/1"), Err(InvalidResource::Keyword));
         assert_eq!(write("uploads/u/uploads/HASH/1"), Err(WrongKind));
     }
 }

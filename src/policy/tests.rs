@@ -16,6 +16,7 @@ fn rule(pattern: Pattern, allow: Rights, instances: Option<&[&str]>) -> Rule {
         }),
         uris: None,
         rewrite: None,
+        kindness: Kindness::default(),
     }
 }
 

@@ -145,6 +145,22 @@ impl Upload {
         Ok(Bytes::from(self.kept.concat()))
     }
 
+    /// The name that the first message has; for a reader that has settled.
+    pub(super) fn name(&self) -> Result<&str, Refusal> {
+        self.reader.name()
+    }
+
+    /// Takes the next piece of the request for good, from its begin on and without keeping any; `None` at its end.
+    pub(super) async fn pass(&mut self) -> Result<Option<Bytes>, Rejection> {
+        self.flush();
+        if !self.kept.is_empty() {
+            return Ok(Some(self.kept.remove(0)));
+        }
+        let chunk = self.next().await?.map(|(chunk, _)| chunk);
+        self.release(self.owed);
+        Ok(chunk)
+    }
+
     /// Whether the whole request so far can be sent again, for [`Upload::forward`] on another stream.
     pub(super) fn rewind(&mut self) -> bool {
         self.sent = 0;

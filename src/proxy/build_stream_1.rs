@@ -13,7 +13,6 @@ use super::message::{frame, framed};
 use super::own::{Failed, OwnCalls, Status};
 use crate::policy::Uris;
 use crate::policy::method::{Method, Service};
-use crate::policy::rights::Right;
 use crate::reference_storage::{self, GetReferenceResponse, Invalid, StatusResponse};
 use crate::route::Completeness;
 use crate::status::Rejection;
@@ -45,10 +44,7 @@ pub(super) async fn reference_storage(
             Ok(framed(&()))
         }
         Method::Status => Ok(framed(&StatusResponse {
-            // A push is blobs first and the name last.
-            allow_updates: [Right::CasPush, Right::AssetPush]
-                .into_iter()
-                .all(|right| calls.has(right)),
+            allow_updates: calls.may_push() || calls.accepts_probes(),
         })),
         other => Err(Rejection::unknown_method(other.path()).into()),
     }

@@ -102,9 +102,24 @@ impl OwnCalls<'_> {
     }
 
     /// Whether the caller has a right on the instance.
-    pub(super) fn has(&self, right: Right) -> bool {
+    fn has(&self, right: Right) -> bool {
         let policy = &self.view.live.snapshot.policy;
         self.view.standing.has(policy, right, self.permit.scope())
+    }
+
+    /// Whether the caller may do all that BuildStream does to push: blobs first and the name last.
+    pub(super) fn may_push(&self) -> bool {
+        [Right::CasPush, Right::AssetPush]
+            .into_iter()
+            .all(|right| self.has(right))
+    }
+
+    /// Whether a caller that may not push is told that it may.
+    pub(super) fn accepts_probes(&self) -> bool {
+        let policy = &self.view.live.snapshot.policy;
+        policy
+            .accepts_probes(&self.view.standing, self.permit.scope())
+            .is_some()
     }
 
     /// The way to the backend that serves a service.

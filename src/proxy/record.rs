@@ -13,6 +13,7 @@ use crate::live::Live;
 use crate::metrics::{Action, Limit};
 use crate::policy::identity::{Identity, printable};
 use crate::policy::instance::InstanceName;
+use crate::policy::kindness::Kindly;
 use crate::policy::method::Method;
 use crate::policy::pattern::hex;
 use crate::policy::{Permit, RuleId};
@@ -37,6 +38,7 @@ pub(super) struct Record {
     resource: String,
     subject: Subject,
     place: Option<Place>,
+    answered: &'static str,
 }
 
 impl Record {
@@ -65,6 +67,7 @@ impl Record {
             resource: String::new(),
             subject: Subject::default(),
             place: None,
+            answered: "",
         }
     }
 
@@ -136,11 +139,29 @@ impl Record {
     /// Ends with the status that a backend gave.
     pub(super) fn answered(mut self, code: u8) {
         self.code = code;
-        self.reason = "";
+        if self.answered.is_empty() {
+            self.reason = "";
+        }
+    }
+
+    /// Notes and counts a denial that is answered kindly.
+    pub(super) fn kindly(&mut self, denial: &Rejection, kindly: Kindly) {
+        self.note(denial);
+        self.pretend(kindly);
+    }
+
+    /// Notes and counts an answer that tells of a right which the caller does not have.
+    pub(super) fn pretend(&mut self, kindly: Kindly) {
+        self.answered = kindly.name();
+        self.caller.shared.metrics.kind_answer(kindly);
     }
 
     /// Ends with a rejection by the gate.
     pub(super) fn rejected(mut self, rejection: &Rejection) {
+        self.note(rejection);
+    }
+
+    fn note(&mut self, rejection: &Rejection) {
         let metrics = &self.caller.shared.metrics;
         match rejection {
             Rejection::Stalled => metrics.limited(Limit::StallTimeout, Action::Closed),
@@ -203,12 +224,13 @@ impl Record {
             instance: self.instance.clone(),
             instance_at_backend: self.instance_at_backend.clone(),
             resource: self.resource.clone(),
-            digests: self.subject.digests.clone(),
+            digests: self.subject.digest_names(),
             uris: self.subject.uris.clone(),
             more: self.subject.more,
             received: self.received,
             code: self.code,
             reason: self.reason.to_owned(),
+            answered: self.answered.to_owned(),
         }
     }
 }
@@ -243,6 +265,7 @@ impl Drop for Record {
             sent = self.sent,
             seconds = elapsed.as_secs_f64(),
             reason = self.reason,
+            answered = self.answered,
             detail = self.message,
             "call"
         );

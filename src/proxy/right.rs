@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use super::verdict;
 use crate::connection::{Caller, View};
 use crate::live::now;
-use crate::policy::Permit;
-use crate::policy::rights::Rights;
+use crate::policy::method::Method;
+use crate::policy::{Permit, Scope, Uris};
 use crate::status::Rejection;
 
 /// Watches over the right of a call that is under way.
@@ -29,16 +29,31 @@ impl Held {
         }
     }
 
-    /// Ends when none of the rights is left, with what the client is told: for a call that is not decided yet.
-    pub(super) async fn lost_all_of(&mut self, needed: Rights) -> Rejection {
+    /// Ends when none of the rights for a method is left, and no kindness either, with what the client is told: for a call
+    /// that is not decided yet.
+    pub(super) async fn lost_all_for(&mut self, method: Method) -> Rejection {
         loop {
             let view = self.next_view().await;
-            let lost = check(&self.caller, &view).err().or_else(|| {
-                let denial = view.standing.may_ever(needed).err()?;
-                Some(Rejection::denied(&self.caller.peer.identity, denial))
-            });
-            if let Some(rejection) = lost {
+            let (policy, identity) = (&view.live.snapshot.policy, &self.caller.peer.identity);
+            let ever =
+                check(&self.caller, &view).and_then(|()| verdict::check_ever(policy, identity, &view.standing, method));
+            if let Err(rejection) = ever {
                 return rejection;
+            }
+        }
+    }
+
+    /// Ends when a denied call is not to be answered kindly any more, with what the client is told.
+    pub(super) async fn lost_kindness(&mut self, method: Method, scope: &Scope, denial: &Rejection) -> Rejection {
+        loop {
+            let view = self.next_view().await;
+            if let Err(rejection) = check(&self.caller, &view) {
+                return rejection;
+            }
+            // Probes have no URIs, and what is discarded knows none.
+            let policy = &view.live.snapshot.policy;
+            if policy.kindly(&view.standing, method, scope, &Uris::default()).is_none() {
+                return denial.clone();
             }
         }
     }

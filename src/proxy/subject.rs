@@ -8,10 +8,22 @@ use bazel_remote_apis::build::bazel::remote::execution::v2::Digest;
 use crate::policy::method::Method;
 use crate::reference_storage::URN_PREFIX;
 
-/// Digests and URIs that are kept of one call at most; more are counted.
+/// Digests and URIs that a line of the audit log has at most; more are counted.
 const MOST: usize = 1024;
-/// The longest field that is kept, in bytes.
-const LONGEST: u64 = 4096;
+/// What is kept for the audit log.
+const NOTED: Bounds = Bounds {
+    most: MOST,
+    longest: 4096,
+};
+
+/// How much is kept of one call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// How many digests and URIs; more are counted.
+    pub(crate) most: usize,
+    /// The longest field, in bytes; longer ones are not seen.
+    pub(crate) longest: u64,
+}
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug)]
@@ -57,18 +69,35 @@ fn fields(method: Method) -> Fields {
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Subject {
-    /// Digests as `HASH/SIZE`.
-    pub(crate) digests: Vec<String>,
+    /// Digests.
+    pub(crate) digests: Vec<Digest>,
     /// URIs.
     pub(crate) uris: Vec<String>,
     /// How many more there were.
     pub(crate) more: u64,
 }
 
+impl Subject {
+    /// The digests as `HASH/SIZE`.
+    pub(crate) fn digest_names(&self) -> Vec<String> {
+        let name = |digest: &Digest| format!("{}/{}", digest.hash, digest.size_bytes);
+        self.digests.iter().map(name).collect()
+    }
+
+    /// Drops the digests that are too many for a line of the audit log, and counts them.
+    pub(crate) fn shorten(&mut self) {
+        self.more += self.digests.len().saturating_sub(MOST) as u64;
+        self.digests.truncate(MOST);
+    }
+}
+
 /// Picks the subject out of a request.
 #[derive(Debug)]
 pub(crate) struct Picker {
     subject: Subject,
+    bounds: Bounds,
+    /// How many messages within the message of the call there were.
+    messages: u64,
     /// The messages that the reading is in, outermost first, each with the bytes of it that are still to come.
     levels: Vec<(Fields, u64)>,
     token: Token,
@@ -89,11 +118,18 @@ enum Token {
 const START: Token = Token::Tag(0, 0);
 
 impl Picker {
-    /// The picker for a method.
+    /// The picker for a method, of what the audit log notes.
     pub(crate) fn new(method: Method) -> Picker {
+        Picker::bounded(method, NOTED)
+    }
+
+    /// The picker for a method, within bounds.
+    pub(crate) fn bounded(method: Method, bounds: Bounds) -> Picker {
         let fields = fields(method);
         Picker {
             subject: Subject::default(),
+            bounds,
+            messages: 0,
             levels: Vec::new(),
             token: START,
             head: Vec::new(),
@@ -110,6 +146,21 @@ impl Picker {
                 None => self.broken = true,
             }
         }
+    }
+
+    /// How many messages within the message of the call have begun: of a batch, one for each blob.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// How many digests and URIs are kept.
+    pub(crate) fn kept(&self) -> usize {
+        self.subject.digests.len() + self.subject.uris.len()
+    }
+
+    /// Whether the bytes are no such message.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// What was found.
@@ -209,9 +260,10 @@ impl Picker {
         self.token = match shape {
             Some((_, Shape::Message(fields))) => {
                 self.levels.push((*fields, length));
+                self.messages += 1;
                 START
             }
-            Some((_, shape)) if length <= LONGEST => Token::Keep {
+            Some((_, shape)) if length <= self.bounds.longest => Token::Keep {
                 shape: *shape,
                 left: length,
                 bytes: Vec::new(),
@@ -234,15 +286,16 @@ impl Picker {
     }
 
     fn found(&mut self, shape: Shape, bytes: &[u8]) {
+        let is_full = self.kept() >= self.bounds.most;
         let subject = &mut self.subject;
-        if subject.digests.len() + subject.uris.len() >= MOST {
+        if is_full {
             subject.more += 1;
             return;
         }
         match shape {
             Shape::Digest => {
                 if let Ok(digest) = Digest::decode(bytes) {
-                    subject.digests.push(format!("{}/{}", digest.hash, digest.size_bytes));
+                    subject.digests.push(digest);
                 }
             }
             Shape::Uri => subject.uris.push(String::from_utf8_lossy(bytes).into_owned()),
@@ -315,7 +368,7 @@ mod tests {
         };
         let subject = picked(Method::PushBlob, &push, 3);
         assert_eq!(subject.uris, ["urn:a", "urn:b"]);
-        assert_eq!(subject.digests, ["x/7"]);
+        assert_eq!(subject.digest_names(), ["x/7"]);
         let update = reapi::UpdateActionResultRequest {
             action_digest: Some(digest("action")),
             action_result: Some(reapi::ActionResult {
@@ -324,7 +377,10 @@ mod tests {
             }),
             ..Default::default()
         };
-        assert_eq!(picked(Method::UpdateActionResult, &update, 1).digests, ["action/7"]);
+        assert_eq!(
+            picked(Method::UpdateActionResult, &update, 1).digest_names(),
+            ["action/7"]
+        );
         assert_eq!(picked(Method::GetActionResult, &update, 1), Subject::default());
     }
 
@@ -339,7 +395,7 @@ mod tests {
         fn every_blob_of_a_batch_is_picked_on_every_split(sizes in proptest::collection::vec(0usize..300, 0..20), split in 1usize..50) {
             let subject = picked(Method::BatchUpdateBlobs, &batch(&sizes), split);
             let expected: Vec<_> = (0..sizes.len()).map(|index| format!("hash {index}/7")).collect();
-            prop_assert_eq!(subject.digests, expected);
+            prop_assert_eq!(subject.digest_names(), expected);
         }
 
         #[test]

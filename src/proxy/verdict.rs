@@ -2,11 +2,12 @@
 
 use crate::policy::identity::Identity;
 use crate::policy::instance::InstanceName;
+use crate::policy::kindness::Kindly;
 use crate::policy::method::{InstanceIn, Method, Service};
-use crate::policy::{Permit, Scope, Standing, Uris};
+use crate::policy::{Permit, Policy, Scope, Standing, Uris};
 use crate::route::Way;
 use crate::snapshot::Snapshot;
-use crate::status::Rejection;
+use crate::status::{Code, Rejection};
 
 /// Whether the method is served.
 ///
@@ -34,11 +35,14 @@ pub fn check_good(identity: &Identity, withdrawn: Option<&String>, now: i64) -> 
     }
 }
 
-/// Whether the caller may ever call the method, before a byte of the body is read.
+/// Whether the caller may ever call the method, or may be answered kindly when it does, before a byte of the body is read.
 ///
 /// # Errors
 /// What the client is told.
-pub fn check_ever(identity: &Identity, standing: &Standing, method: Method) -> Result<(), Rejection> {
+pub fn check_ever(policy: &Policy, identity: &Identity, standing: &Standing, method: Method) -> Result<(), Rejection> {
+    if policy.may_be_kind(standing, method) {
+        return Ok(());
+    }
     standing
         .may_ever(method.rights())
         .map_err(|denial| Rejection::denied(identity, denial))
@@ -71,6 +75,17 @@ pub fn decide(
         .policy
         .decide(standing, method, scope, uris)
         .map_err(|denial| Rejection::denied(identity, denial))
+}
+
+/// The status of a denied call that is answered kindly, and its text.
+pub fn kind_status(method: Method, kindly: Kindly) -> (Code, &'static str) {
+    match (method, kindly) {
+        // What BuildStream takes for the right to push.
+        (Method::PushBlob | Method::PushDirectory, Kindly::Probe) => {
+            (Code::InvalidArgument, "the request names no URI")
+        }
+        (_, Kindly::Probe | Kindly::Discard) => (Code::Ok, ""),
+    }
 }
 
 /// The way of an authorized call.

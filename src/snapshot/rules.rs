@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::file::{self, Key};
+use crate::policy::kindness::Kindness;
 use crate::policy::pattern::{CertificatePattern, Part, Pattern, Serial};
 use crate::policy::rights::{Right, Rights};
 use crate::policy::spiffe::UriPattern;
@@ -43,6 +44,8 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
             "instances",
             "uris",
             "instance-rewrite",
+            "on-denied-push",
+            "push-probe",
         ],
     );
     let name = report
@@ -55,7 +58,13 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
         "\"any\", \"anonymous\" or a table such as { common-name = \"ci\" }",
     );
     let pattern = certificate.and_then(|value| pattern(value, &format!("{at}.certificate"), authorities, report));
-    if rule.allow == Key::Absent && rule.deny == Key::Absent {
+    let kindness = Kindness {
+        denied_push: report
+            .value(&rule.on_denied_push, &format!("{at}.on-denied-push"))
+            .copied(),
+        push_probe: report.value(&rule.push_probe, &format!("{at}.push-probe")).copied(),
+    };
+    if rule.allow == Key::Absent && rule.deny == Key::Absent && kindness.is_empty() {
         report.add_with_hint(
             format!("{at}.allow"),
             "is missing, and so is `deny`",
@@ -92,6 +101,7 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
         instances,
         uris,
         rewrite,
+        kindness,
     })
 }
 

@@ -128,6 +128,38 @@ fn each_mistake_has_its_warning_and_the_right_way_has_none() {
                 + &rule("\"any\"", "allow = [\"pull\"]\ninstances = [\"main\"]"),
             None,
         ),
+        (
+            ca,
+            rule(ci, "allow = [\"push\"]\non-denied-push = \"discard\""),
+            Some("discards denied pushes, and denies none"),
+        ),
+        (ca, rule("\"any\"", "on-denied-push = \"discard\""), None),
+        (
+            ca,
+            rule(ci, "allow = [\"push\"]\ninstances = [\"a\"]") + &rule(ci, "on-denied-push = \"discard\""),
+            None,
+        ),
+        (
+            ca,
+            rule(ci, "allow = [\"push\"]\npush-probe = \"accept\""),
+            Some("accepts probes for pushes from callers who may push"),
+        ),
+        (
+            ca,
+            rule(ci, "allow = [\"push\"]\npush-probe = \"accept\"")
+                + &rule(ci, "deny = [\"push\"]\ninstances = [\"a\"]"),
+            None,
+        ),
+        (
+            ca,
+            rule("\"any\"", "on-denied-push = \"refuse\"") + &rule(ci, "on-denied-push = \"discard\""),
+            Some("has `on-denied-push` in vain"),
+        ),
+        (
+            ca,
+            rule(ci, "push-probe = \"accept\"") + &rule("\"any\"", "push-probe = \"refuse\""),
+            None,
+        ),
     ] {
         let found = warnings(folder.path(), listen, &rules);
         // `own.crt` ends in two days.

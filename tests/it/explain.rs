@@ -122,6 +122,63 @@ async fn the_explained_answer_is_the_answer() {
 }
 
 #[tokio::test]
+async fn a_kind_refusal_is_explained_as_it_is_answered() {
+    let backend = Backend::start(unary);
+    let mut config = config(&backend);
+    for (name, key) in [
+        ("discard", "on-denied-push = \"discard\""),
+        ("probe", "push-probe = \"accept\""),
+    ] {
+        config.rules.push_str(&format!(
+            "\n[[rules]]\nname = \"{name}\"\ncertificate = \"any\"\ninstances = [\"{name}\"]\n{key}\n"
+        ));
+    }
+    let gate = Gate::start(config).await;
+    let reader = gate.config.authority.client("reader");
+    let mut client = Client::connect(&gate, Some(&reader)).await;
+    for (method, instance, code, answered) in [
+        (Method::BatchUpdateBlobs, "discard", 0, Some("discarded")),
+        (Method::Write, "discard", 0, Some("discarded")),
+        (Method::PushBlob, "discard", 7, None),
+        (Method::Write, "probe", 7, None),
+        (Method::PushBlob, "probe", 3, Some("probe")),
+        (Method::Write, "a//b", 3, None),
+    ] {
+        let reply = client.ask(method, instance).await;
+        let arguments = ["--method", method.path(), "--instance", instance];
+        let (exit, account) = json(&gate, Some(&reader), &arguments);
+        let place = format!("{method:?} {instance}: {account:#}\n{reply:?}");
+        assert_eq!((exit, reply.code()), (Some(2), Some(code)), "{place}");
+        assert_eq!(account["answer"]["code"], code, "{place}");
+        let message = reply.message();
+        assert_eq!(
+            account["answer"]["message"],
+            message.split(" (call ").next().unwrap(),
+            "{place}"
+        );
+        assert_eq!(account["answer"]["answered"].as_str(), answered, "{place}");
+        assert_eq!(account["allowed"], false, "{place}");
+    }
+    let batch = ["--method", "BatchUpdateBlobs", "--instance", "probe"];
+    let (_, account) = json(&gate, Some(&reader), &batch);
+    assert_eq!(
+        (&account["answer"]["code"], &account["answer-if-empty"]["code"]),
+        (&7.into(), &0.into())
+    );
+    assert_eq!(client.ask(Method::BatchUpdateBlobs, "probe").await.code(), Some(0));
+    let said = text(&explain(&gate, Some(&reader), &batch));
+    for line in [
+        "rule \"probe\" matches: it has probes for pushes accepted",
+        "rule \"discard\" matches: it has denied pushes discarded, but not on the instance `probe`",
+        "but by rule \"probe\", of an empty request: it is a probe, and is accepted",
+        "answer OK (0)",
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line}\nis not in:\n{said}");
+    }
+    assert_eq!(backend.streams(), 0);
+}
+
+#[tokio::test]
 async fn it_tells_why_each_rule_matches_or_not() {
     let backend = Backend::start(unary);
     let gate = Gate::start(config(&backend)).await;

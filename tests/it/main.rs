@@ -43,6 +43,7 @@ mod floods;
 mod harness;
 mod identity;
 mod instances;
+mod kind_refusals;
 mod limits;
 mod listeners;
 mod lists;

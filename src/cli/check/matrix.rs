@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::policy::kindness::DeniedPush;
 use crate::policy::rights::Right;
 use crate::policy::{Policy, Rule};
 
@@ -42,6 +43,10 @@ pub(super) fn of(policy: &Policy) -> String {
     {
         text.push_str("part, not*: only on the instances and URIs of the rule\n");
     }
+    let discards = |rule: &Rule| rule.kindness.denied_push == Some(DeniedPush::Discard);
+    if policy.rules().iter().any(discards) {
+        text.push_str("drop: not, but answered with OK and thrown away\n");
+    }
     text.push('\n');
     text
 }
@@ -53,8 +58,14 @@ fn cell(rule: &Rule, right: Right) -> &'static str {
         (true, _, true) => "not*",
         (false, true, false) => "yes",
         (false, true, true) => "part",
+        (false, false, _) if rule.kindness.denied_push == Some(DeniedPush::Discard) && is_discarded(right) => "drop",
         (false, false, _) => ".",
     }
+}
+
+/// Whether what needs the right can be discarded.
+fn is_discarded(right: Right) -> bool {
+    matches!(right, Right::CasPush | Right::ActionPush)
 }
 
 fn short(name: &str) -> String {
@@ -68,6 +79,7 @@ fn short(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::kindness::Kindness;
     use crate::policy::pattern::Pattern;
     use crate::policy::rights::Rights;
 
@@ -81,6 +93,7 @@ mod tests {
             instances,
             uris: None,
             rewrite: None,
+            kindness: Kindness::default(),
         };
         let policy = Policy::new(vec![
             rule("all", Rights::ALL, Rights::NONE, None),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::policy::identity::Identity;
+use crate::policy::kindness::{DeniedPush, PushProbe};
 use crate::policy::pattern::{Fit, Part, Pattern};
 use crate::policy::rights::{Right, Rights};
 use crate::policy::{Policy, Rule};
@@ -20,7 +21,7 @@ const WITH_URIS: Rights = Rights::of(Right::Pull).with(Right::AssetPush).with(Ri
 /// Every warning, each once.
 pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
     let mut warnings = snapshot.warnings.clone();
-    for rule in snapshot.policy.rules() {
+    for (index, rule) in snapshot.policy.rules().iter().enumerate() {
         let texts = [
             half_a_push(&snapshot.policy, rule),
             push_for_any(snapshot, rule),
@@ -30,6 +31,9 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
             tenants::unknown_instances(&snapshot.policy, rule),
             tenants::way_around(&snapshot.policy, rule),
             useless_uris(rule),
+            useless_discard(&snapshot.policy, rule),
+            useless_probe(&snapshot.policy, rule),
+            not_the_first(snapshot.policy.rules().get(..index).unwrap_or_default(), rule),
         ];
         let texts = texts.into_iter().flatten();
         warnings.extend(texts.map(|text| format!("rule \"{}\" {text}", rule.name)));
@@ -185,4 +189,54 @@ pub(super) fn includes(wide: &Pattern, narrow: &Pattern) -> bool {
 fn useless_uris(rule: &Rule) -> Option<String> {
     let is_useless = rule.uris.is_some() && rule.allow.intersection(WITH_URIS).is_empty();
     is_useless.then(|| "has `uris`, which limit only pull, asset-push and fetch-remote".to_owned())
+}
+
+/// What BuildStream needs to push.
+const BUILD_STREAM: Rights = Rights::of(Right::CasPush).with(Right::AssetPush);
+/// What is needed for all that can be discarded.
+const DISCARDED: Rights = Rights::of(Right::CasPush).with(Right::ActionPush);
+
+fn useless_discard(policy: &Policy, rule: &Rule) -> Option<String> {
+    let is_useless = rule.kindness.denied_push == Some(DeniedPush::Discard) && surely_have(policy, rule, DISCARDED);
+    is_useless.then(|| "discards denied pushes, and denies none to its callers".to_owned())
+}
+
+fn useless_probe(policy: &Policy, rule: &Rule) -> Option<String> {
+    let is_useless = rule.kindness.push_probe == Some(PushProbe::Accept) && surely_have(policy, rule, BUILD_STREAM);
+    is_useless.then(|| "accepts probes for pushes from callers who may push".to_owned())
+}
+
+/// Whether all callers of a rule surely have the rights, wherever it holds.
+fn surely_have(policy: &Policy, rule: &Rule, rights: Rights) -> bool {
+    let is_given = |right| {
+        let mut rules = policy.rules().iter();
+        rules.any(|other| {
+            let everywhere = other.instances.is_none() || other.instances == rule.instances;
+            let all = everywhere && other.uris.is_none();
+            all && other.allow.contains(right) && includes(&other.pattern, &rule.pattern)
+        })
+    };
+    let mut rules = policy.rules().iter();
+    rights.iter().all(is_given) && rules.all(|other| other.deny.intersection(rights).is_empty())
+}
+
+/// Keys of which the first rule decides that has them, in one that is never the first.
+fn not_the_first(before: &[Rule], rule: &Rule) -> Option<String> {
+    let hides = |other: &&Rule| {
+        let everywhere = other.instances.is_none() || other.instances == rule.instances;
+        everywhere && includes(&other.pattern, &rule.pattern)
+    };
+    let hidden = before.iter().filter(hides).find_map(|other| {
+        let (this, first) = (rule.kindness, other.kindness);
+        let keys = [
+            (
+                "on-denied-push",
+                this.denied_push.is_some() && first.denied_push.is_some(),
+            ),
+            ("push-probe", this.push_probe.is_some() && first.push_probe.is_some()),
+        ];
+        let (key, _) = keys.into_iter().find(|(_, is_hidden)| *is_hidden)?;
+        Some((key, &other.name))
+    });
+    hidden.map(|(key, name)| format!("has `{key}` in vain: rule \"{name}\" comes first, for the same callers"))
 }

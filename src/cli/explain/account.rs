@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use crate::cli::Failure;
 use crate::policy::identity::{Identity, printable};
 use crate::policy::instance::InstanceName;
+use crate::policy::kindness::Kindly;
 use crate::policy::method::{InstanceIn, Method, Service};
 use crate::policy::pattern::{Fit, Part, Pattern};
 use crate::policy::rights::{Right, Rights};
@@ -15,7 +16,7 @@ use crate::policy::{Because, Rule, Scope, Standing, Uris};
 use crate::proxy::verdict;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listen::Listen;
-use crate::status::Rejection;
+use crate::status::{Code, Rejection};
 use crate::tls::identity;
 
 /// A call as it is asked about.
@@ -62,8 +63,20 @@ pub(super) struct Allowed {
 pub(super) enum Refused {
     /// There is no connection to make it on.
     Handshake,
-    /// It gets this answer, because of this rule where one denied it.
-    Answer(Rejection, Option<Arc<str>>),
+    /// It gets this answer, because of this rule where one denied it; unless it is answered kindly.
+    Answer(Rejection, Option<Arc<str>>, Option<Kind>),
+}
+
+/// What a denied call is answered instead of its denial.
+pub(super) struct Kind {
+    /// The rule that says so.
+    pub(super) rule: Arc<str>,
+    /// How.
+    pub(super) kindly: Kindly,
+    /// Whether that is only for a request that brings nothing.
+    pub(super) only_empty: bool,
+    pub(super) code: Code,
+    pub(super) message: &'static str,
 }
 
 impl<'a> Account<'a> {
@@ -92,7 +105,7 @@ impl<'a> Account<'a> {
             .collect();
         let outcome = match &accepted {
             Ok(_) => decide(snapshot, &identity, &standing, call, now)
-                .map_err(|rejection| Refused::Answer(rejection.clone(), denier(snapshot, &rejection))),
+                .map_err(|rejection| refused(snapshot, &standing, call, rejection)),
             Err(_) => Err(Refused::Handshake),
         };
         Ok(Account {
@@ -124,7 +137,7 @@ fn decide(
     }
     verdict::check_served(snapshot, method)?;
     verdict::check_good(identity, None, now)?;
-    verdict::check_ever(identity, standing, method)?;
+    verdict::check_ever(&snapshot.policy, identity, standing, method)?;
     let scope = verdict::scope(method, call.instance)?;
     let uris = Uris::of(call.uris.iter().map(String::as_str));
     let permit = verdict::decide(snapshot, identity, standing, method, scope, uris)?;
@@ -143,6 +156,30 @@ fn decide(
         renamed: name
             .filter(|name| *permit.scope() != Scope::Instance((*name).clone()))
             .cloned(),
+    })
+}
+
+fn refused(snapshot: &Snapshot, standing: &Standing, call: &Call<'_>, rejection: Rejection) -> Refused {
+    let kind = match rejection {
+        Rejection::Denied(..) => kind(snapshot, standing, call),
+        _ => None,
+    };
+    let by = denier(snapshot, &rejection);
+    Refused::Answer(rejection, by, kind)
+}
+
+fn kind(snapshot: &Snapshot, standing: &Standing, call: &Call<'_>) -> Option<Kind> {
+    let (method, policy) = (call.method, &snapshot.policy);
+    let scope = verdict::scope(method, call.instance).ok()?;
+    let uris = Uris::of(call.uris.iter().map(String::as_str));
+    let (rule, kindly) = policy.kindly(standing, method, &scope, &uris)?;
+    let (code, message) = verdict::kind_status(method, kindly);
+    Some(Kind {
+        rule: Arc::clone(&policy.rules().get(rule.index())?.name),
+        kindly,
+        only_empty: kindly == Kindly::Probe && method == Method::BatchUpdateBlobs,
+        code,
+        message,
     })
 }
 
@@ -200,7 +237,28 @@ fn bearing(rule: &Rule, identity: &Identity, issuers: &[Arc<str>], call: &Call<'
     if fit != Fit::Different && rule.rewrite.is_some() && scope == Scope::Unknown {
         reasons.push("it rewrites instances, and this method does not tell its instance".to_owned());
     }
+    if fit == Fit::Equal {
+        reasons.extend(kindness(rule, call.method, &scope));
+    }
     Bearing { fit, reasons }
+}
+
+/// What a rule says of denied pushes, where the call is one.
+fn kindness(rule: &Rule, method: Method, scope: &Scope) -> Vec<String> {
+    let place = if rule.allows_on(scope) {
+        String::new()
+    } else {
+        format!(", but {}", elsewhere(scope))
+    };
+    let mut reasons = Vec::new();
+    let is_push = !method.rights().intersection(Rights::PUSH).is_empty() && method != Method::FindMissingBlobs;
+    if is_push && let Some(denied_push) = rule.kindness.denied_push {
+        reasons.push(format!("it has denied pushes {}{place}", denied_push.verb()));
+    }
+    if is_push && let Some(push_probe) = rule.kindness.push_probe {
+        reasons.push(format!("it has probes for pushes {}{place}", push_probe.verb()));
+    }
+    reasons
 }
 
 fn useful(rights: Rights, method: Method) -> Option<Rights> {

@@ -6,12 +6,13 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::account::{Account, Allowed, Bearing, Refused, needs};
+use super::account::{Account, Allowed, Bearing, Kind, Refused, needs};
 use crate::policy::identity::{Certificate, Identity, printable};
 use crate::policy::instance::InstanceName;
+use crate::policy::kindness::Kindly;
 use crate::policy::method::Service;
 use crate::policy::pattern::{Fit, Part};
-use crate::status::{CODE_NAMES, Rejection};
+use crate::status::{CODE_NAMES, Code, Rejection, encode_message};
 
 /// For people.
 pub(super) fn text(account: &Account<'_>) -> String {
@@ -70,17 +71,38 @@ pub(super) fn text(account: &Account<'_>) -> String {
             };
         }
         Err(Refused::Handshake) => text.push_str("refused: there is no connection, and no answer\n"),
-        Err(Refused::Answer(rejection, rule)) => {
+        Err(Refused::Answer(rejection, rule, kind)) => {
             let by = rule
                 .as_ref()
                 .map(|rule| format!(" by rule \"{rule}\""))
                 .unwrap_or_default();
-            let (code, name) = code(rejection);
             let _ = writeln!(text, "refused{by}: {}", rejection.label());
-            let _ = writeln!(text, "answer {name} ({code}): {}", rejection.grpc_message("ID"));
+            let (code, name) = code(rejection.code());
+            let denial = format!("answer {name} ({code}): {}", rejection.grpc_message("ID"));
+            text.push_str(&match kind {
+                Some(kind) => kindly(kind, &denial),
+                None => denial + "\n",
+            });
         }
     }
     text
+}
+
+/// The answer to a denied call for which a rule has another one.
+fn kindly(kind: &Kind, denial: &str) -> String {
+    let Kind { rule, message, .. } = kind;
+    let what = match kind.kindly {
+        Kindly::Discard => "it is discarded, and nothing is stored",
+        Kindly::Probe => "it is a probe, and is accepted",
+    };
+    let (code, name) = code(kind.code);
+    let colon = if message.is_empty() { "" } else { ": " };
+    let answer = format!("answer {name} ({code}){colon}{message}");
+    if kind.only_empty {
+        format!("{denial}\nbut by rule \"{rule}\", of an empty request: {what}\n{answer}\n")
+    } else {
+        format!("by rule \"{rule}\": {what}\n{answer}\n")
+    }
 }
 
 /// For programs.
@@ -97,8 +119,14 @@ pub(super) fn json(account: &Account<'_>) -> Value {
         .iter()
         .map(|(rule, bearing)| json!({ "name": *rule.name, "fit": matches(bearing.fit), "reasons": bearing.reasons }))
         .collect();
-    let (mut rule, mut right, mut backend, mut reason, mut answer) =
-        (Value::Null, Value::Null, Value::Null, Value::Null, Value::Null);
+    let (mut rule, mut right, mut backend, mut reason, mut answer, mut if_empty) = (
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
+    );
     let mut renamed = Value::Null;
     match &account.outcome {
         Ok(allowed) => {
@@ -109,19 +137,26 @@ pub(super) fn json(account: &Account<'_>) -> Value {
             renamed = allowed.renamed.as_ref().map(InstanceName::as_str).into();
         }
         Err(Refused::Handshake) => reason = "handshake".into(),
-        Err(Refused::Answer(rejection, by)) => {
+        Err(Refused::Answer(rejection, by, kind)) => {
             rule = by.as_deref().into();
             if let Rejection::Denied(_, denial) = rejection {
                 right = denial.right.name().into();
             }
             reason = rejection.label().into();
-            let (code, name) = code(rejection);
+            let (code, name) = code(rejection.code());
             answer = json!({
                 "code": code,
                 "name": name,
                 "message": rejection.to_string(),
                 "grpc-message": rejection.grpc_message("ID"),
+                "answered": Value::Null,
+                "by-rule": Value::Null,
             });
+            match kind {
+                Some(kind) if kind.only_empty => if_empty = kind_answer(kind),
+                Some(kind) => answer = kind_answer(kind),
+                None => {}
+            }
         }
     }
     json!({
@@ -147,6 +182,19 @@ pub(super) fn json(account: &Account<'_>) -> Value {
         "instance-at-backend": renamed,
         "answered-by-casgate": answer != Value::Null || account.call.method.service() == Service::Health,
         "answer": answer,
+        "answer-if-empty": if_empty,
+    })
+}
+
+fn kind_answer(kind: &Kind) -> Value {
+    let (code, name) = code(kind.code);
+    json!({
+        "code": code,
+        "name": name,
+        "message": kind.message,
+        "grpc-message": encode_message(kind.message),
+        "answered": kind.kindly.name(),
+        "by-rule": *kind.rule,
     })
 }
 
@@ -182,7 +230,7 @@ fn matches(fit: Fit) -> &'static str {
     }
 }
 
-fn code(rejection: &Rejection) -> (u8, &'static str) {
-    let code = rejection.code() as u8;
+fn code(code: Code) -> (u8, &'static str) {
+    let code = code as u8;
     (code, CODE_NAMES.get(usize::from(code)).copied().unwrap_or_default())
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
+use casgate::policy::kindness::{DeniedPush, Kindness, PushProbe};
 use casgate::policy::method::{InstanceIn, Method};
 use casgate::policy::pattern::{CertificatePattern, Pattern, Serial};
 use casgate::policy::rewrite::InstanceRewrite;
@@ -373,6 +374,11 @@ fn rule(number: usize, plain: &PlainRule) -> Rule {
             let parse = |text: &&str| UriPrefix::parse(text).unwrap();
             prefixes.iter().map(parse).collect()
         }),
+        // It decides nothing, so the plain reading knows nothing of it.
+        kindness: Kindness {
+            denied_push: number.is_multiple_of(2).then_some(DeniedPush::Discard),
+            push_probe: number.is_multiple_of(3).then_some(PushProbe::Accept),
+        },
     }
 }
 
