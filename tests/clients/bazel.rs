@@ -58,7 +58,8 @@ impl Drop for Bazel<'_> {
     }
 }
 
-fn bazelrc(gate: &Gate, certificate: &str) -> String {
+/// The lines for one gate; `certificate` names files of its folder.
+pub(crate) fn bazelrc(gate: &Gate, certificate: &str) -> String {
     format!(
         "build --remote_cache=grpcs://localhost:{}\nbuild --tls_certificate={}\nbuild --tls_client_certificate={}\nbuild \
          --tls_client_key={}\n",

@@ -47,7 +47,8 @@ impl<'a> BuildStream<'a> {
     }
 }
 
-fn settings(gate: &Gate, certificate: &str, push: bool) -> String {
+/// The settings for one gate; `certificate` names files of its folder.
+pub(crate) fn settings(gate: &Gate, certificate: &str, push: bool) -> String {
     format!(
         "artifacts:\n  url: https://localhost:{}\n  push: {push}\n  server-cert: {}\n  client-key: {}\n  client-cert: {}\n",
         gate.port,

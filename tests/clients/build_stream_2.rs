@@ -53,7 +53,7 @@ impl<'a> BuildStream<'a> {
 }
 
 /// The settings for one gate; `certificate` names files of its folder.
-fn settings(gate: &Gate, certificate: &str, push: bool) -> String {
+pub(crate) fn settings(gate: &Gate, certificate: &str, push: bool) -> String {
     let mut text = String::new();
     for section in ["artifacts", "source-caches"] {
         text += &format!(

@@ -37,6 +37,11 @@ pub(crate) fn certs(arguments: &[&str], dir: &Path) {
 impl Gate {
     /// Serves `backend`, the keys of its table, to clients whose certificates `client-ca` names.
     pub(crate) fn start(folder: TempDir, client_ca: &str, backend: &str) -> Gate {
+        Gate::start_with(folder, client_ca, backend, "")
+    }
+
+    /// The same, with more keys of the rule for everyone.
+    pub(crate) fn start_with(folder: TempDir, client_ca: &str, backend: &str, everyone: &str) -> Gate {
         let text = format!(
             r#"
 [listen]
@@ -57,6 +62,7 @@ allow = ["pull", "push"]
 name = "everyone with a certificate"
 certificate = "any"
 allow = ["pull"]
+{everyone}
 "#
         );
         Gate::serve(folder, &text)

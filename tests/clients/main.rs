@@ -13,5 +13,6 @@ mod casd;
 mod gate;
 mod grpcio;
 mod install;
+mod kind_refusals;
 mod process;
 mod quickstart;
