@@ -224,7 +224,7 @@ impl ClientVerifier {
         }
         let between: Vec<_> = intermediates
             .iter()
-            .filter(|der| !self.is_anchor(der))
+            .filter(|der| !self.is_anchor(der) && may_issue(der))
             .cloned()
             .collect();
         for authority in &self.authorities {
@@ -283,6 +283,12 @@ impl ClientVerifier {
         let parsed = identity::parse(certificate).map_err(|_| CertificateError::BadEncoding)?;
         Ok(SubjectPublicKeyInfoDer::from(parsed.tbs_certificate.subject_pki.raw))
     }
+}
+
+/// Whether a certificate between a leaf and its root may issue, as far as it says so itself. webpki does not look at
+/// keyUsage there (RFC 5280, 6.1.4 (n)): the holder of one that is only for signatures could name anybody.
+fn may_issue(der: &CertificateDer<'_>) -> bool {
+    identity::parse(der).is_ok_and(|certificate| identity::usage(&certificate) != Usage::EndEntity)
 }
 
 /// A certificate whose issuer stands in `client-ca` as a client's own certificate.

@@ -196,6 +196,25 @@ async fn an_authority_of_client_ca_issues_and_one_by_role_is_no_client() {
 }
 
 #[tokio::test]
+async fn an_intermediate_issues_only_where_it_may_sign_certificates() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let below = |usages: &[KeyUsagePurpose]| {
+        let between = gate.config.authority.client_with("between", |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = usages.to_vec();
+        });
+        let leaf = between.issue(|params| params.distinguished_name.push(DnType::CommonName, "reader"));
+        leaf.shown_with(std::slice::from_ref(&between.der))
+    };
+    assert_accepted(&gate, &below(&[KeyUsagePurpose::KeyCertSign])).await;
+    // It does not say what it is for.
+    assert_accepted(&gate, &below(&[])).await;
+    let signer = below(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign]);
+    assert_refused(&gate, Some(&signer), "unknown-issuer").await;
+}
+
+#[tokio::test]
 async fn an_authority_that_stands_alone_issues_though_it_does_not_say_that_it_is_one() {
     let backend = Backend::start(unary);
     let authority = build_stream("authority");
