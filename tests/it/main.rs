@@ -4,7 +4,7 @@
 //!
 //! 1. Deny is the default: `authorization::an_empty_policy_denies_every_method`,
 //!    `authorization::callers_without_a_rule_may_nothing`, `authorization::unknown_methods_are_unimplemented_and_stay_here`,
-//!    `authorization::local_cas_is_shut_to_a_caller_with_every_right`, and all of `smuggling` and `ambiguity`.
+//!    `authorization::local_cas_is_shut_to_a_caller_with_every_right`, and all of `adversarial` and `ambiguity`.
 //! 2. No permit, no socket: `purity::there_is_one_door_to_a_backend_and_one_maker_of_permits`, besides the examples of
 //!    `casgate::policy::Permit` that must not compile.
 //! 3. One snapshot for a call, a reload is all or nothing:
@@ -20,7 +20,7 @@
 //! 7. Pure modules: `purity::pure_modules_know_no_runtime_socket_clock_or_file`.
 //! 8. One count and one access line for every call, no panic on bytes from the network:
 //!    `metrics::every_call_ends_in_exactly_one_count_whatever_becomes_of_it`,
-//!    `metrics::every_call_has_one_access_line`, `log::no_line_is_lost_at_the_end`, and all of `smuggling`.
+//!    `metrics::every_call_has_one_access_line`, `log::no_line_is_lost_at_the_end`, and all of `adversarial` and `fuzz`.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,6 +28,7 @@
     reason = "a test says by a panic what is wrong"
 )]
 
+mod adversarial;
 mod ambiguity;
 mod asset_uris;
 mod audit;
@@ -40,6 +41,7 @@ mod drain;
 mod endings;
 mod explain;
 mod floods;
+mod fuzz;
 mod harness;
 mod identity;
 mod instances;
@@ -58,7 +60,6 @@ mod resend;
 mod routing;
 mod shared_connection;
 mod small_frames;
-mod smuggling;
 mod steady;
 mod streaming;
 mod streams;

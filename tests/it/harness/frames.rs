@@ -9,11 +9,14 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PUSH_PROMISE: u8 = 5;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
@@ -98,19 +101,18 @@ impl Frame {
 
 /// A header block with these fields in this order, each a literal without indexing (RFC 7541, 6.2.2): it needs no
 /// table, and says whatever it is told to say.
-pub(crate) fn header_block(fields: &[(&str, &str)]) -> Bytes {
+pub(crate) fn header_block(fields: &[(impl AsRef<[u8]>, impl AsRef<[u8]>)]) -> Bytes {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
-        for text in [name, value] {
-            string(text, &mut block);
-        }
+        string(name.as_ref(), &mut block);
+        string(value.as_ref(), &mut block);
     }
     block.into()
 }
 
 /// A string without Huffman code; lengths from 127 on are continued (RFC 7541, 5.1).
-fn string(text: &str, block: &mut Vec<u8>) {
+fn string(text: &[u8], block: &mut Vec<u8>) {
     match text.len() {
         short @ 0..127 => block.push(short as u8),
         mut long => {
@@ -123,5 +125,5 @@ fn string(text: &str, block: &mut Vec<u8>) {
             block.push(long as u8);
         }
     }
-    block.extend_from_slice(text.as_bytes());
+    block.extend_from_slice(text);
 }

@@ -59,14 +59,28 @@ impl Credentials {
         PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
     }
 
-    /// The certificate with a key that is not its own: what somebody has who saw the certificate go by.
-    pub(crate) fn with_wrong_key(&self) -> Credentials {
+    /// The DER of its subject.
+    pub(crate) fn subject(&self) -> Vec<u8> {
+        let parts = children(content(&self.der).0);
+        children(content(parts[0]).0)[5].to_vec()
+    }
+
+    /// The same certificate and key.
+    pub(crate) fn copy(&self) -> Credentials {
         Credentials {
             der: self.der.clone(),
             serial: self.serial.clone(),
             params: self.params.clone(),
-            key: KeyPair::generate().unwrap(),
+            key: KeyPair::try_from(self.key.serialize_der()).unwrap(),
             beside: self.beside.clone(),
+        }
+    }
+
+    /// The certificate with a key that is not its own: what somebody has who saw the certificate go by.
+    pub(crate) fn with_wrong_key(&self) -> Credentials {
+        Credentials {
+            key: KeyPair::generate().unwrap(),
+            ..self.copy()
         }
     }
 
@@ -90,6 +104,25 @@ impl Credentials {
             key,
             beside: Vec::new(),
         }
+    }
+
+    /// The same with fields that no library writes; see [`signed_again`].
+    pub(crate) fn issue_odd(
+        &self,
+        change: impl FnOnce(&mut CertificateParams),
+        fields: impl FnOnce(&mut Vec<Vec<u8>>),
+    ) -> Credentials {
+        let mut made = self.issue(change);
+        made.der = signed_again(&made.der, &self.key, fields);
+        made
+    }
+
+    /// The same certificate with one bit of its signature turned over.
+    pub(crate) fn with_broken_signature(mut self) -> Credentials {
+        let mut der = self.der.to_vec();
+        *der.last_mut().unwrap() ^= 1;
+        self.der = der.into();
+        self
     }
 
     /// A revocation list with these certificates, as PEM.
@@ -125,7 +158,13 @@ impl Credentials {
 impl Authority {
     /// An authority with keyUsage keyCertSign and cRLSign.
     pub(crate) fn new(name: &str) -> Authority {
+        Authority::with(name, |_| {})
+    }
+
+    /// The same, with something else about it.
+    pub(crate) fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Authority {
         let mut params = params(name);
+        change(&mut params);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         Authority {
@@ -141,6 +180,15 @@ impl Authority {
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         });
         Authority { own }
+    }
+
+    /// Its own certificate and key.
+    pub(crate) fn own(&self) -> &Credentials {
+        &self.own
+    }
+
+    pub(crate) fn into_own(self) -> Credentials {
+        self.own
     }
 
     pub(crate) fn der(&self) -> CertificateDer<'static> {
@@ -207,22 +255,35 @@ pub(crate) fn self_signed(name: &str, change: impl FnOnce(&mut CertificateParams
     Credentials::self_signed(params, KeyPair::generate().unwrap())
 }
 
+/// A self-signed certificate with fields that no library writes.
+pub(crate) fn self_signed_odd(
+    change: impl FnOnce(&mut CertificateParams),
+    fields: impl FnOnce(&mut Vec<Vec<u8>>),
+) -> Credentials {
+    let mut made = self_signed("", change);
+    made.der = signed_again(&made.der, &made.key, fields);
+    made
+}
+
 /// A self-signed X.509 v1 certificate, as `openssl x509 -req -signkey` makes: no version field and no extensions
 /// (RFC 5280, 4.1.2.1).
 pub(crate) fn version_1(name: &str) -> Credentials {
     let mut made = self_signed(name, |_| {});
-    let parts = children(content(&made.der).0);
-    let kept: Vec<u8> = children(content(parts[0]).0)
-        .into_iter()
-        .filter(|field| !matches!(field[0], 0xa0 | 0xa3))
-        .flatten()
-        .copied()
-        .collect();
-    let tbs = tlv(0x30, &kept);
-    let signature = [&[0][..], &made.key.sign(&tbs).unwrap()].concat();
-    let whole = [&tbs[..], parts[1], &tlv(0x03, &signature)].concat();
-    made.der = tlv(0x30, &whole).into();
+    made.der = signed_again(&made.der, &made.key, |fields| {
+        fields.retain(|field| !matches!(field[0], 0xa0 | 0xa3));
+    });
     made
+}
+
+/// The same certificate with other fields (RFC 5280, 4.1: version, serial number, signature algorithm, issuer, validity,
+/// subject, key, extensions), signed by a key.
+fn signed_again(der: &[u8], by: &KeyPair, change: impl FnOnce(&mut Vec<Vec<u8>>)) -> CertificateDer<'static> {
+    let parts = children(content(der).0);
+    let mut fields: Vec<_> = children(content(parts[0]).0).into_iter().map(<[u8]>::to_vec).collect();
+    change(&mut fields);
+    let tbs = tlv(0x30, &fields.concat());
+    let signature = [&[0][..], &by.sign(&tbs).unwrap()].concat();
+    tlv(0x30, &[&tbs[..], parts[1], &tlv(0x03, &signature)].concat()).into()
 }
 
 /// Makes a certificate that ended an hour ago.
@@ -255,7 +316,8 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+/// An element of DER.
+pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = content.len();
     let head = match length {
         0..0x80 => vec![tag, length as u8],

@@ -113,9 +113,11 @@ impl Exchange {
         self.respond.send_response(head(), false).unwrap()
     }
 
-    /// Answers with one message and OK.
+    /// Answers with one message and OK, unless the call was reset.
     pub(crate) async fn answer(&mut self, message: Bytes) {
-        let mut answer = self.begin();
+        let Ok(mut answer) = self.respond.send_response(head(), false) else {
+            return;
+        };
         if send(&mut answer, message).await {
             let _gone = answer.send_trailers(status(0, ""));
         }

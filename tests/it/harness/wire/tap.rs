@@ -20,7 +20,7 @@ pub(crate) struct Tap {
     /// How the connection ended.
     end: Mutex<Option<String>>,
     deaf: AtomicBool,
-    block: Mutex<Option<Bytes>>,
+    instead: Mutex<Option<Bytes>>,
     inject: UnboundedSender<Frame>,
 }
 
@@ -37,7 +37,7 @@ impl Tap {
             data_up: AtomicU64::default(),
             end: Mutex::default(),
             deaf: AtomicBool::default(),
-            block: Mutex::default(),
+            instead: Mutex::default(),
             inject,
         });
         let (near, far) = duplex(256 * 1024);
@@ -88,9 +88,9 @@ impl Tap {
         self.deaf.store(true, Ordering::SeqCst);
     }
 
-    /// The next HEADERS of the client get this block.
-    pub(crate) fn replace_headers(&self, block: Bytes) {
-        *self.block.lock() = Some(block);
+    /// These bytes are sent instead of the next HEADERS of the client, which takes what comes back for its answer.
+    pub(crate) fn send_instead(&self, bytes: Bytes) {
+        *self.instead.lock() = Some(bytes);
     }
 
     /// Sends a frame that the client knows nothing of.
@@ -111,17 +111,20 @@ impl Tap {
             // What is read of a frame must not be lost to an injected one.
             let read = Frame::read(&mut from);
             tokio::pin!(read);
-            let mut frame = loop {
+            let frame = loop {
                 tokio::select! {
                     frame = &mut read => break frame?,
                     Some(frame) = injected.recv() => frame.write(&mut to).await?,
                 }
             };
-            if frame.kind == frames::HEADERS
-                && let Some(block) = self.block.lock().take()
-            {
-                frame.payload = block;
-                frame.flags = frame.flags & frames::END_STREAM | frames::END_HEADERS;
+            // Taken before the await, so that no lock is held across it.
+            let instead = (frame.kind == frames::HEADERS)
+                .then(|| self.instead.lock().take())
+                .flatten();
+            if let Some(bytes) = instead {
+                to.write_all(&bytes).await?;
+                to.flush().await?;
+                continue;
             }
             if frame.kind == frames::DATA {
                 self.data_up.fetch_add(frame.payload.len() as u64, Ordering::SeqCst);
