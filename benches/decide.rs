@@ -186,7 +186,7 @@ fn request_headers(c: &mut Criterion) {
     c.bench_function("make request headers fit for a backend (with a copy of them)", |b| {
         b.iter(|| {
             let mut copy = given.clone();
-            headers::for_upstream(&mut copy);
+            headers::for_upstream(&mut copy, &[]);
             copy
         });
     });

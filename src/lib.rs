@@ -20,7 +20,8 @@
 //!     Own::answer(permit)                                 BuildStream 1: answered by calls of the gate's own, each by 4
 //!   5 way      = verdict::way(&permit)?                  by service and instance
 //!     upload.rename(name)?                                where the instance has another name behind the gate
-//!   6 headers::for_upstream(headers)
+//!   6 headers::for_upstream(headers)                      out with identities that the client claims,
+//!     view.forward(headers)                               in with the one that was verified, where a backend is told
 //!   7 backend.send(permit, headers)                       the only door out
 //!   8 exchange: body up, answer down, resets both ways
 //! ```
@@ -42,6 +43,7 @@
 //! | [`server`] | listeners, threads, drain |
 //! | [`connection`] | one client connection: handshake, HTTP/2, who calls |
 //! | [`proxy`] | one call |
+//! | [`forward`] | what a backend is told of who calls: pure |
 //! | [`reference_storage`] | BuildStream 1's index on top of Remote Asset: pure |
 //! | [`upstream`] | backends and the connections to them |
 //! | [`store`] | the embedded backend |
@@ -59,7 +61,7 @@
 //! 4. The verdict is made for each call, and again for running calls when something changed.
 //! 5. Faults of a backend are UNAVAILABLE; denials are PERMISSION_DENIED with a sentence that helps.
 //! 6. Blobs are forwarded as they came; the memory of a stream is bounded by its flow-control window.
-//! 7. `policy`, `route`, `status`, `proxy::prefix` and `proxy::headers` know no socket, file, clock or runtime.
+//! 7. `policy`, `route`, `forward`, `status`, `proxy::prefix` and `proxy::headers` know no socket, file, clock or runtime.
 //! 8. Every call ends in one count and one access line. No panic on bytes from the network.
 #![forbid(unsafe_code)]
 
@@ -69,6 +71,7 @@ pub mod certs;
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod forward;
 mod http2;
 pub mod live;
 pub mod log;

@@ -151,7 +151,8 @@ async fn try_handle(
     record.backend(backend.name());
     let told = told(&way, &view, &permit, &parts.headers);
     let mut headers = parts.headers;
-    headers::for_upstream(&mut headers);
+    headers::for_upstream(&mut headers, &snapshot.identity_headers);
+    view.forward(way.route.backend, permit.rule(), &mut headers);
     if told.is_some() {
         // The answer will be read, so it must not be compressed.
         headers.remove("grpc-accept-encoding");
@@ -203,7 +204,7 @@ impl Own<'_> {
         record: &mut Record,
         held: &mut Held,
     ) -> Result<u8, Rejection> {
-        headers::for_upstream(&mut self.headers);
+        headers::for_upstream(&mut self.headers, &self.view.live.snapshot.identity_headers);
         // What the gate asks is not compressed, and it will read the answer.
         for name in ["grpc-encoding", "grpc-accept-encoding"] {
             self.headers.remove(name);

@@ -4,6 +4,7 @@
 //! is wrong in one run.
 
 pub mod backends;
+mod forward;
 mod instances;
 pub mod limits;
 pub mod listen;
@@ -13,6 +14,8 @@ mod rules;
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use http::HeaderName;
 
 use crate::audit::AuditPlan;
 use crate::config::file::{Capabilities, LogFormat};
@@ -36,6 +39,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// The backends, by the index of their [`crate::route::BackendId`].
     pub backends: Vec<BackendPlan>,
+    /// Headers by which some backend is told who calls: what a client sends under these names goes to none.
+    pub identity_headers: Vec<HeaderName>,
     /// Which backend serves which service.
     pub routes: Routes,
     /// Whether GetCapabilities is told caller by caller.
@@ -95,7 +100,7 @@ impl Snapshot {
         );
         let policy = rules::compile(&file.rules, &listen::authority_names(loaded), &mut report);
         let listeners = listen::compile(loaded, &policy, &mut report);
-        let (backends, routes) = backends::compile(loaded, &mut report);
+        let (backends, routes) = backends::compile(loaded, &policy, &mut report);
         let admin = report.value(&file.admin, "admin").and_then(|admin| {
             report.unknown(&admin.unknown, "admin.", &["address"]);
             listen::address(
@@ -122,7 +127,10 @@ impl Snapshot {
         if !report.problems.is_empty() {
             return Err(Problems::new(&loaded.path, report.problems));
         }
+        let named = backends.iter().flat_map(|plan| plan.forward.names());
+        let identity_headers = named.cloned().collect();
         Ok(Snapshot {
+            identity_headers,
             listeners,
             admin,
             policy,

@@ -1,6 +1,7 @@
 //! `casgate check`: everything that is wrong with a configuration, or who may do what by it.
 
 mod matrix;
+mod neighbours;
 mod tenants;
 mod warnings;
 
@@ -37,6 +38,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     print!("{}", matrix::of(&snapshot.policy));
     for warning in warnings(&snapshot) {
         println!("warning: {warning}");
+    }
+    for note in neighbours::notes(&snapshot) {
+        println!("note: {note}");
     }
     Ok(())
 }

@@ -258,6 +258,43 @@ pub struct Backend {
     /// `max-connections = N`: HTTP/2 connections that each thread opens at most, when the backend allows no more calls on
     /// the others (default 8, or `connections` where that is more).
     pub max_connections: Key<usize>,
+    /// `forward-identity = { .. }`: what it is told of who calls, and in which headers (default: nothing).
+    pub forward_identity: Key<ForwardIdentity>,
+    #[serde(flatten)]
+    #[expect(missing_docs, reason = "see the type")]
+    pub unknown: Unknown,
+}
+
+/// `forward-identity = { .. }` of a backend: names of headers, for what the certificate of a caller says.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct ForwardIdentity {
+    /// `x-forwarded-client-cert = true`: the header of this name, in Envoy's form (default `false`).
+    pub x_forwarded_client_cert: Key<bool>,
+    /// The whole subject, by RFC 2253.
+    pub subject: Key<String>,
+    /// Its common names.
+    pub common_name: Key<String>,
+    /// Its organizations.
+    pub organization: Key<String>,
+    /// Its organizational units.
+    pub organizational_unit: Key<String>,
+    /// URIs among the subject alternative names.
+    pub uri: Key<String>,
+    /// DNS names among them.
+    pub dns: Key<String>,
+    /// Mail addresses among them.
+    pub email: Key<String>,
+    /// The serial number, in hexadecimal digits.
+    pub serial: Key<String>,
+    /// SHA-256 of the certificate.
+    pub sha256: Key<String>,
+    /// SHA-256 of its public key.
+    pub spki_sha256: Key<String>,
+    /// The names of the entries of `client-ca` that vouch for it.
+    pub issued_by: Key<String>,
+    /// The name of the rule that allowed the call.
+    pub rule: Key<String>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

@@ -4,15 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::resets::Resets;
+use crate::forward::Headers;
 use crate::live::{Live, Shared, now};
-use crate::policy::Standing;
 use crate::policy::identity::Identity;
+use crate::policy::pattern::Issuers;
+use crate::policy::{RuleId, Standing};
+use crate::route::BackendId;
 use crate::snapshot::listen::{ListenerId, Security};
 use crate::tls::identity;
 
@@ -57,6 +61,8 @@ pub struct View {
     pub live: Arc<Live>,
     /// The rules that match.
     pub standing: Standing,
+    /// What backends are told of the peer, for each that is told anything.
+    forwarded: Vec<(BackendId, Headers)>,
     /// Why the certificate is not accepted any more.
     pub withdrawn: Option<String>,
     /// Last second in which a revocation list holds without which the certificate is not accepted.
@@ -158,11 +164,33 @@ impl View {
         };
         View {
             standing: live.snapshot.policy.standing(&peer.identity, &issuers),
+            forwarded: forwarded(&live, &peer.identity, &issuers),
             withdrawn,
             until,
             live,
         }
     }
+
+    /// Tells a backend who calls, and by which rule it may, as far as the backend is told at all.
+    pub fn forward(&self, backend: BackendId, rule: RuleId, headers: &mut HeaderMap) {
+        let Some((_, said)) = self.forwarded.iter().find(|(id, _)| *id == backend) else {
+            return;
+        };
+        for (name, value) in said {
+            headers.insert(name.clone(), value.clone());
+        }
+        let plan = self.live.snapshot.backends.get(backend.index());
+        if let Some((name, value)) = plan.and_then(|plan| plan.forward.rule(rule)) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+fn forwarded(live: &Live, identity: &Identity, issuers: &Issuers) -> Vec<(BackendId, Headers)> {
+    let backends = live.snapshot.backends.iter().enumerate();
+    let told = backends.filter(|(_, plan)| !plan.forward.is_empty());
+    told.filter_map(|(index, plan)| Some((BackendId::new(index), plan.forward.of(identity, issuers)?)))
+        .collect()
 }
 
 /// The names of the authorities that vouch for the peer.

@@ -29,6 +29,8 @@ pub struct Certificate {
     pub emails: Vec<String>,
     /// The subject, printed for people; never compared.
     pub subject: String,
+    /// The subject by RFC 2253, in visible ASCII: for other programs; never compared here.
+    pub distinguished_name: String,
     /// The issuer, printed for people; never compared.
     pub issuer: String,
     /// The serial number, in hexadecimal digits.

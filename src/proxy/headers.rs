@@ -44,8 +44,9 @@ pub fn is_grpc(value: &HeaderValue) -> bool {
     }
 }
 
-/// Makes a client's request headers fit for a backend.
-pub fn for_upstream(headers: &mut HeaderMap) {
+/// Makes a client's request headers fit for a backend. `own` are names that only the gate may use, besides those that everybody
+/// knows.
+pub fn for_upstream(headers: &mut HeaderMap, own: &[HeaderName]) {
     remove_hop_by_hop(headers);
     headers.remove(HOST);
     // Only a hint for routers (remote_execution.proto, "resource_name"), which could name another resource to them than the
@@ -54,7 +55,9 @@ pub fn for_upstream(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
     // The gate may cut a request off; HTTP/2 frames say where it ends.
     headers.remove(CONTENT_LENGTH);
-    let spoofed: Vec<HeaderName> = headers.keys().filter(|name| is_identity(name)).cloned().collect();
+    let is_own = |name: &HeaderName| own.iter().any(|own| is_same_name(own.as_str(), name.as_str()));
+    let is_spoofed = |name: &&HeaderName| is_identity(name) || is_own(name);
+    let spoofed: Vec<HeaderName> = headers.keys().filter(is_spoofed).cloned().collect();
     for name in spoofed {
         headers.remove(name);
     }
@@ -67,21 +70,44 @@ pub fn for_client(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
 }
 
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    for name in [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-    ] {
+    for name in HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+/// Whether a header ends at the gate in both directions.
+pub fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.into_iter().any(|known| is_same_name(known, name))
+}
+
+/// Whether servers may take two names for the same: `_` is a letter to HTTP, and `-` to servers that turn names into variables
+/// (CGI, RFC 3875, 4.1.18). Both are in lower case.
+pub fn is_same_name(one: &str, other: &str) -> bool {
+    one.len() == other.len() && begins_like(one, other)
+}
+
+fn begins_like(name: &str, prefix: &str) -> bool {
+    let same = |c: u8| if c == b'_' { b'-' } else { c };
+    name.len() >= prefix.len()
+        && name
+            .bytes()
+            .map(same)
+            .zip(prefix.bytes().map(same))
+            .all(|(a, b)| a == b)
 }
 
 /// Names under which proxies tell servers who calls: Envoy, nginx, HAProxy, Traefik, linkerd, RFC 7239, RFC 9440, and
@@ -109,14 +135,8 @@ fn is_identity(name: &HeaderName) -> bool {
         "ssl-client-",
         "x-envoy-",
     ];
-    // `_` is a letter to HTTP and `-` to servers that turn names into variables (CGI, RFC 3875, 4.1.18).
-    let same = |c: u8| if c == b'_' { b'-' } else { c };
-    let is_prefix =
-        |prefix: &str| name.len() >= prefix.len() && name.bytes().map(same).zip(prefix.bytes()).all(|(a, b)| a == b);
-    EXACTLY
-        .iter()
-        .any(|exact| exact.len() == name.len() && is_prefix(exact))
-        || BEGIN.into_iter().any(is_prefix)
+    EXACTLY.into_iter().any(|exact| is_same_name(exact, name))
+        || BEGIN.into_iter().any(|prefix| begins_like(name, prefix))
 }
 
 #[cfg(test)]
@@ -147,8 +167,10 @@ mod tests {
             "connection",
             "keep-alive",
             "content-length",
+            "x-team",
+            "x_team",
         ]);
-        for_upstream(&mut headers);
+        for_upstream(&mut headers, &[HeaderName::from_static("x-team")]);
         assert_eq!(headers.len(), 1, "{headers:?}");
         assert_eq!(headers.get("te").map(HeaderValue::as_bytes), Some(&b"trailers"[..]));
     }
@@ -164,9 +186,10 @@ mod tests {
             "authorization",
             "content-type",
             "custom_name",
+            "x-teams",
         ];
         let mut headers = map(&names);
-        for_upstream(&mut headers);
+        for_upstream(&mut headers, &[HeaderName::from_static("x-team")]);
         for name in names {
             assert!(headers.contains_key(name), "{name}");
         }

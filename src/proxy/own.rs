@@ -161,11 +161,14 @@ impl OwnCalls<'_> {
         let mut permit = policy
             .decide(&self.view.standing, method, self.permit.scope().clone(), uris)
             .map_err(denied)?;
+        let id = self.way(method.service())?.route.backend;
         let backend = self.backend(method.service())?;
+        let mut headers = self.headers.clone();
+        self.view.forward(id, permit.rule(), &mut headers);
         let faults = Faults(backend);
         let mut last = String::new();
         for _ in 0..=RESENDS {
-            let sent = backend.send(permit, self.client, self.headers.clone(), false).await;
+            let sent = backend.send(permit, self.client, headers.clone(), false).await;
             let Outbound {
                 permit: back,
                 mut stream,

@@ -10,9 +10,12 @@ use rustls::pki_types::ServerName;
 
 use crate::config::Loaded;
 use crate::config::file::{self, Key};
+use crate::forward::Forward;
+use crate::policy::Policy;
 use crate::route::Routes;
 use crate::tls::{self, pem};
 
+use super::forward;
 use super::report::Report;
 use super::routes;
 
@@ -30,6 +33,8 @@ pub struct BackendPlan {
     pub connections: usize,
     /// How many when the backend allows no more streams on these.
     pub max_connections: usize,
+    /// What it is told of who calls.
+    pub forward: Forward,
     /// Equal for two plans of the same backend, so that a reload can keep its connections.
     pub fingerprint: [u8; 32],
 }
@@ -72,7 +77,7 @@ impl Target {
 }
 
 /// Compiles the backends and the routes to them.
-pub fn compile(loaded: &Loaded, report: &mut Report) -> (Vec<BackendPlan>, Routes) {
+pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> (Vec<BackendPlan>, Routes) {
     let hint = "at least one, such as `[backends.casd]` with `endpoint = \"unix:/run/casd/casd.sock\"`";
     let empty = BTreeMap::new();
     let tables = report
@@ -85,7 +90,7 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> (Vec<BackendPlan>, Route
     for (name, table) in tables {
         let at = format!("backends.{name}");
         if let Some(table) = report.value(table, &at)
-            && let Some(plan) = backend(loaded, name, table, &at, report)
+            && let Some(plan) = backend(loaded, name, table, &at, policy, report)
         {
             plans.push(plan);
         }
@@ -95,7 +100,14 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> (Vec<BackendPlan>, Route
     (plans, routes)
 }
 
-fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report: &mut Report) -> Option<BackendPlan> {
+fn backend(
+    loaded: &Loaded,
+    name: &str,
+    table: &file::Backend,
+    at: &str,
+    policy: &Policy,
+    report: &mut Report,
+) -> Option<BackendPlan> {
     let key = |part: &str| format!("{at}.{part}");
     report.unknown(
         &table.unknown,
@@ -108,6 +120,7 @@ fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report:
             "key",
             "connections",
             "max-connections",
+            "forward-identity",
         ],
     );
     let connections = report
@@ -138,6 +151,15 @@ fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report:
             }
         }
     }
+    let forward_key = key("forward-identity");
+    let forward = report.value(&table.forward_identity, &forward_key);
+    if forward.is_some() && store.is_some() {
+        report.add(
+            &*forward_key,
+            "is only for an `endpoint`: the embedded store asks nobody who they are",
+        );
+    }
+    let forward = forward.map(|table| forward::compile(table, &forward_key, policy, report));
     let mut fingerprint = Context::new(&SHA256);
     fingerprint.update(format!("{name}\n{endpoint:?}\n{store:?}\n{connections} {max_connections}\n").as_bytes());
     let target = match (endpoint, store) {
@@ -172,6 +194,7 @@ fn backend(loaded: &Loaded, name: &str, table: &file::Backend, at: &str, report:
         target: target?,
         connections,
         max_connections,
+        forward: forward.unwrap_or_default(),
         fingerprint: id,
     })
 }

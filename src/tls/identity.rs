@@ -8,6 +8,7 @@ use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name, X509Version};
 
+use super::dn;
 use crate::policy::identity::Certificate;
 
 /// A certificate that can't be read.
@@ -48,6 +49,7 @@ pub fn read(der: &[u8]) -> Result<Certificate, NotX509> {
         organizations: attributes(certificate.subject(), &OID_X509_ORGANIZATION_NAME)?,
         organizational_units: attributes(certificate.subject(), &OID_X509_ORGANIZATIONAL_UNIT)?,
         subject: certificate.subject().to_string(),
+        distinguished_name: dn::rfc2253(certificate.subject()),
         issuer: certificate.issuer().to_string(),
         serial: certificate.raw_serial_as_string().replace(':', ""),
         sha256: sha256(der),
@@ -104,7 +106,11 @@ fn attributes(name: &X509Name<'_>, oid: &Oid<'_>) -> Result<Vec<String>, NotX509
     name.iter_by_oid(oid).map(text).collect()
 }
 
-fn text(attribute: &AttributeTypeAndValue<'_>) -> Result<String, NotX509> {
+/// The text of an attribute.
+///
+/// # Errors
+/// When it is none, or in an encoding that is not known.
+pub(super) fn text(attribute: &AttributeTypeAndValue<'_>) -> Result<String, NotX509> {
     let value = attribute.attr_value();
     let bytes = value.data;
     match value.tag() {

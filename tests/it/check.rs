@@ -175,6 +175,38 @@ fn each_mistake_has_its_warning_and_the_right_way_has_none() {
 }
 
 #[test]
+fn backends_that_others_can_reach_are_told_of() {
+    let folder = certificates();
+    let rules = rule("{ common-name = \"ci\" }", "allow = [\"pull\"]");
+    let told = |backend: &str| {
+        let text = format!("[listen]\n{HEAD}client-ca = [\"ca.crt\"]\n[backends.x]\n{backend}\n{rules}");
+        let warnings = check::warnings(&compile(folder.path(), &text));
+        let config = folder.path().join("casgate.toml");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_casgate"));
+        let output = command.arg("check").arg("--config").arg(config).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let about = |kind: &str| printed.lines().filter(|line| line.starts_with(kind)).count();
+        assert_eq!(
+            about("warning: backend x is reached in the clear"),
+            warnings.len(),
+            "{printed}"
+        );
+        (warnings.len(), about("note: backend x listens on TCP of this machine"))
+    };
+    assert_eq!(told("endpoint = \"http://cache.internal:8980\""), (1, 0));
+    assert_eq!(told("endpoint = \"http://10.0.0.7:8980\""), (1, 0));
+    for host in ["localhost", "127.0.0.1", "[::1]"] {
+        assert_eq!(told(&format!("endpoint = \"http://{host}:8980\"")), (0, 1), "{host}");
+    }
+    assert_eq!(
+        told("endpoint = \"https://cache.internal:8980\"\nca = \"ca.crt\""),
+        (0, 0)
+    );
+    assert_eq!(told("endpoint = \"unix:/run/casd.sock\""), (0, 0));
+    assert_eq!(told("store = \"memory:\""), (0, 0));
+}
+
+#[test]
 fn keys_that_every_user_can_read_are_warned_of() {
     let folder = certificates();
     let rules = rule("{ common-name = \"ci\" }", "allow = [\"pull\"]");

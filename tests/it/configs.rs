@@ -66,13 +66,17 @@ fn casd() -> Option<PathBuf> {
 }
 
 #[test]
-fn every_example_is_good_and_without_a_warning() {
+fn every_example_is_good_and_warns_of_nothing_but_its_network() {
     let examples = examples("toml");
     assert!(examples.len() >= 5, "{examples:?}");
     for path in examples {
         let folder = certificates();
         let snapshot = compile(folder.path(), &std::fs::read_to_string(&path).unwrap());
-        let warnings = check::warnings(&snapshot);
+        let mut warnings = check::warnings(&snapshot);
+        if path.ends_with("buildbarn-routes.toml") {
+            let of_network = |warning: &String| warning.contains("is reached in the clear");
+            assert_eq!(warnings.extract_if(.., |warning| of_network(warning)).count(), 2);
+        }
         assert!(warnings.is_empty(), "{}: {warnings:?}", path.display());
         assert!(!snapshot.policy.rules().is_empty(), "{}", path.display());
     }

@@ -41,6 +41,7 @@ mod drain;
 mod endings;
 mod explain;
 mod floods;
+mod forwarding;
 mod fuzz;
 mod harness;
 mod identity;

@@ -36,6 +36,7 @@ fn pure_modules_know_no_runtime_socket_clock_or_file() {
     let single = [
         "policy.rs",
         "route.rs",
+        "forward.rs",
         "status.rs",
         "proxy/prefix.rs",
         "proxy/headers.rs",

@@ -17,12 +17,13 @@ const RECORD: &str = include_str!("../../src/proxy/record.rs");
 const STATUS: &str = include_str!("../../src/status.rs");
 
 /// The tables of the configuration file, by the struct that reads them: what comes before the names of their keys.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 11] = [
     ("File", ""),
     ("Listen", "listen."),
     ("ClientCaTable", "listen.client-ca[]."),
     ("Admin", "admin."),
     ("Backend", "backends.NAME."),
+    ("ForwardIdentity", "backends.NAME.forward-identity."),
     ("Route", "routes[]."),
     ("Rule", "rules[]."),
     ("Limits", "limits."),

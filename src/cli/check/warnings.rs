@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::neighbours;
 use crate::policy::identity::Identity;
 use crate::policy::kindness::{DeniedPush, PushProbe};
 use crate::policy::pattern::{Fit, Part, Pattern};
@@ -38,6 +39,7 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
         let texts = texts.into_iter().flatten();
         warnings.extend(texts.map(|text| format!("rule \"{}\" {text}", rule.name)));
     }
+    warnings.extend(neighbours::warnings(snapshot));
     warnings.extend(expiries(snapshot));
     for verifier in verifiers(snapshot) {
         warnings.extend(verifier.warnings().iter().cloned());
