@@ -16,7 +16,7 @@ use crate::route::Routes;
 use crate::tls::{self, pem};
 
 use super::forward;
-use super::report::Report;
+use super::report::{Report, spelled};
 use super::routes;
 
 /// Connections that a thread opens at most to a backend with too few streams, unless told otherwise.
@@ -88,7 +88,7 @@ pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> (Vec<Ba
     }
     let mut plans = Vec::new();
     for (name, table) in tables {
-        let at = format!("backends.{name}");
+        let at = format!("backends.{}", spelled(name));
         if let Some(table) = report.value(table, &at)
             && let Some(plan) = backend(loaded, name, table, &at, policy, report)
         {

@@ -47,7 +47,7 @@ impl Report {
     pub fn unknown(&mut self, unknown: &Unknown, prefix: &str, known: &[&str]) {
         for name in unknown.keys() {
             self.add_with_hint(
-                format!("{prefix}{name}"),
+                format!("{prefix}{}", spelled(name)),
                 "is no known key",
                 format!("known here: {}", known.join(", ")),
             );
@@ -57,5 +57,36 @@ impl Report {
     /// Takes the good half of a result and notes the bad one under a key.
     pub fn ok<T>(&mut self, result: Result<T, impl ToString>, key: &str) -> Option<T> {
         result.map_err(|error| self.add(key, error.to_string())).ok()
+    }
+}
+
+/// A key as the file spells it: quoted, where it is no bare key (TOML 1.0, "Keys").
+pub(super) fn spelled(name: &str) -> String {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_bare) {
+        name.to_owned()
+    } else {
+        // A string of JSON is one of TOML as well, on one line.
+        serde_json::Value::from(name).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_spelled_as_in_the_file() {
+        for (name, expected) in [
+            ("max-connections", "max-connections"),
+            ("", "\"\""),
+            ("a.b", "\"a.b\""),
+            ("a\nb", "\"a\\nb\""),
+        ] {
+            let spelled = spelled(name);
+            let table = format!("{spelled} = 1").parse::<toml::Table>();
+            assert!(table.is_ok_and(|table| table.contains_key(name)), "{spelled}");
+            assert_eq!(spelled, expected);
+        }
     }
 }
