@@ -60,6 +60,6 @@ fn color(contestant: Contestant) -> &'static str {
     match contestant {
         Contestant::Casgate => "#1f6feb",
         Contestant::Floor => "#c9d1d9",
-        Contestant::Haproxy | Contestant::Nginx | Contestant::Envoy => "#8b949e",
+        Contestant::Haproxy | Contestant::Nginx | Contestant::Envoy | Contestant::Before => "#8b949e",
     }
 }

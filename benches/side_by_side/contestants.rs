@@ -21,6 +21,8 @@ pub(crate) enum Contestant {
     Nginx,
     Envoy,
     Casgate,
+    /// Another build of casgate, where one was given.
+    Before,
 }
 
 /// What a contestant is started with.
@@ -64,11 +66,12 @@ impl Contestant {
         matches!(self, Contestant::Haproxy | Contestant::Nginx | Contestant::Envoy)
     }
 
-    /// Where its program is.
-    pub(crate) fn find(self) -> Option<PathBuf> {
+    /// Where its program is; `before` is another build of casgate.
+    pub(crate) fn find(self, before: Option<&Path>) -> Option<PathBuf> {
         let name = match self {
             Contestant::Floor => return std::env::current_exe().ok(),
             Contestant::Casgate => return Some(PathBuf::from(env!("CARGO_BIN_EXE_casgate"))),
+            Contestant::Before => return before.map(Path::to_owned),
             Contestant::Haproxy => "haproxy",
             Contestant::Nginx => "nginx",
             Contestant::Envoy => "envoy",
@@ -87,6 +90,7 @@ impl Contestant {
         let (argument, name) = match self {
             Contestant::Floor => return "this harness, tokio-rustls".to_owned(),
             Contestant::Casgate => return format!("casgate {}", env!("CARGO_PKG_VERSION")),
+            Contestant::Before => return format!("casgate before: `{}`", program.display()),
             Contestant::Haproxy => ("-v", "HAProxy version "),
             Contestant::Nginx => ("-v", "nginx/"),
             Contestant::Envoy => ("--version", "version: "),
@@ -115,7 +119,9 @@ impl Contestant {
                 let role = ["floor", "127.0.0.1:0", &backend, &certificates].map(str::to_owned);
                 return Running::role(setup.cores, &role);
             }
-            Contestant::Casgate => ("casgate.toml", include_str!("casgate.toml"), &["serve", "--config"][..]),
+            Contestant::Casgate | Contestant::Before => {
+                ("casgate.toml", include_str!("casgate.toml"), &["serve", "--config"][..])
+            }
             Contestant::Haproxy => ("haproxy.cfg", include_str!("haproxy.cfg"), &["-db", "-f"][..]),
             Contestant::Nginx => ("nginx.conf", include_str!("nginx.conf"), &["-c"][..]),
             Contestant::Envoy => (
@@ -161,6 +167,7 @@ impl Display for Contestant {
             Contestant::Nginx => "nginx",
             Contestant::Envoy => "Envoy",
             Contestant::Casgate => "casgate",
+            Contestant::Before => "before",
         })
     }
 }

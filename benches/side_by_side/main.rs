@@ -57,6 +57,9 @@ struct Args {
     /// Only these and casgate: `floor`, `haproxy`, `nginx`, `envoy`; the results go to `target/` only
     #[arg(long, value_delimiter = ',', value_name = "CONTESTANT")]
     beside: Option<Vec<String>>,
+    /// Another build of casgate, to be measured too: what a change has brought
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
     /// cargo says it to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -124,7 +127,8 @@ fn compare(args: &Args) -> Result<()> {
     let measured = Duration::from_secs_f64(args.seconds.unwrap_or(seconds));
     let plan = Plan {
         workloads,
-        contestants: contestants(args.beside.as_deref())?,
+        contestants: contestants(args)?,
+        before: args.before.clone(),
         rounds: args.rounds.unwrap_or(rounds).max(1),
         span: Span {
             warm_up: measured / 4,
@@ -143,7 +147,7 @@ fn compare(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(run::compare(&plan, dir.path()))?;
     // What the README tells of is a whole run, and no other.
-    let is_whole = !args.quick && args.only.is_empty() && args.beside.is_none();
+    let is_whole = !args.quick && args.only.is_empty() && args.beside.is_none() && args.before.is_none();
     let folder = if is_whole {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches")
     } else {
@@ -168,19 +172,22 @@ fn raise_open_files() -> Result<()> {
     Ok(setrlimit(Resource::Nofile, most)?)
 }
 
-fn contestants(beside: Option<&[String]>) -> Result<Vec<Contestant>> {
-    let Some(names) = beside else {
-        return Ok(Contestant::ALL.to_vec());
-    };
+fn contestants(args: &Args) -> Result<Vec<Contestant>> {
     let of = |name: &String| {
         let found = Contestant::ALL
             .into_iter()
             .find(|one| one.to_string().eq_ignore_ascii_case(name));
         found.ok_or_else(|| format!("`{name}` can't be measured").into())
     };
-    let mut contestants = names.iter().map(of).collect::<Result<Vec<_>>>()?;
+    let mut contestants = match &args.beside {
+        None => Contestant::ALL.to_vec(),
+        Some(names) => names.iter().map(of).collect::<Result<Vec<_>>>()?,
+    };
     if !contestants.contains(&Contestant::Casgate) {
         contestants.push(Contestant::Casgate);
+    }
+    if args.before.is_some() {
+        contestants.push(Contestant::Before);
     }
     Ok(contestants)
 }

@@ -110,19 +110,20 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A program that was asked nicely takes its children along.
         drop(self.child.stdin.take());
-        if let Ok(raw) = i32::try_from(self.child.id())
-            && let Some(pid) = Pid::from_raw(raw)
-        {
-            let _gone = kill_process(pid, Signal::TERM);
-        }
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // Asked nicely, a program takes its children along; asked twice, it does not wait for calls.
+        for pause in [Duration::from_millis(100), PATIENCE] {
+            if let Some(pid) = pid {
+                let _gone = kill_process(pid, Signal::TERM);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            while begun.elapsed() < pause {
+                if !matches!(self.child.try_wait(), Ok(None)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
         }
         let _gone = self.child.kill();
         let _ended = self.child.wait();

@@ -43,6 +43,7 @@ pub(crate) fn markdown(plan: &Plan, outcome: &Outcome) -> String {
     }
     far(&mut text, outcome);
     alone(&mut text, outcome);
+    before(&mut text, outcome);
     errors(&mut text, outcome);
     text
 }
@@ -177,6 +178,25 @@ fn alone(text: &mut String, outcome: &Outcome) {
                 number(ratio),
                 goals.map_or(String::new(), |goals| format!("≤ {:.2}", goals.must)),
             );
+        }
+    }
+}
+
+/// Where another build of casgate was given.
+fn before(text: &mut String, outcome: &Outcome) {
+    let mut is_first = true;
+    for (workload, arms) in &outcome.outcomes {
+        for (quantity, _) in workload.quantities() {
+            let of = |contestant| value(arms, contestant, quantity);
+            let Some((before, after)) = of(Contestant::Before).zip(of(Contestant::Casgate)) else {
+                continue;
+            };
+            if is_first {
+                *text += "\nBeside another build:\n\n| work | what | before | now | ratio |\n|---|---|---|---|---|\n";
+                is_first = false;
+            }
+            let (ratio, before, after) = (number(Some(after / before)), number(Some(before)), number(Some(after)));
+            *text += &format!("| {workload} | {} | {before} | {after} | {ratio} |\n", quantity.unit());
         }
     }
 }

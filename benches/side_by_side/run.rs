@@ -23,6 +23,8 @@ pub(crate) const OTHER_CORE: &str = "1";
 pub(crate) struct Plan {
     pub(crate) workloads: Vec<Workload>,
     pub(crate) contestants: Vec<Contestant>,
+    /// Another build of casgate, for [`Contestant::Before`].
+    pub(crate) before: Option<PathBuf>,
     pub(crate) rounds: usize,
     pub(crate) span: Span,
     /// Connections of the idle workload.
@@ -63,7 +65,7 @@ pub(crate) async fn compare(plan: &Plan, dir: &Path) -> Result<Outcome> {
         programs: Vec::new(),
     };
     for contestant in plan.contestants.iter().copied() {
-        let Some(program) = contestant.find() else {
+        let Some(program) = contestant.find(plan.before.as_deref()) else {
             let reason = format!("no program `{contestant}`: benches/install.py gets it");
             outcome.missing.push((contestant, reason));
             continue;
