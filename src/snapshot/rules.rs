@@ -1,6 +1,7 @@
 //! `[[rules]]` to a policy.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use crate::config::file::{self, Key};
 use crate::policy::kindness::Kindness;
@@ -16,11 +17,12 @@ use super::report::Report;
 /// Compiles the rules.
 pub(super) fn compile(rules: &Key<Vec<Key<file::Rule>>>, authorities: &BTreeSet<&str>, report: &mut Report) -> Policy {
     let mut compiled: Vec<Rule> = Vec::new();
+    let mut names = HashSet::new();
     for (index, rule) in report.value(rules, "rules").into_iter().flatten().enumerate() {
         let at = format!("rules[{index}]");
         let Some(rule) = report.value(rule, &at) else { continue };
         if let Some(rule) = compile_one(rule, &at, authorities, report) {
-            if compiled.iter().any(|other| other.name == rule.name) {
+            if !names.insert(Arc::clone(&rule.name)) {
                 report.add(
                     format!("{at}.name"),
                     format!("another rule is called `{}` too", rule.name),
