@@ -37,6 +37,7 @@ fn policy(rules: usize) -> Policy {
         uris: None,
         rewrite: None,
         kindness: Kindness::default(),
+        quota: casgate::policy::quota::Quota::default(),
     };
     Policy::new((0..rules).map(rule).collect())
 }
@@ -96,6 +97,7 @@ fn detailed(c: &mut Criterion) {
             .ok()
             .map(|one| vec![one]),
         kindness: Kindness::default(),
+        quota: casgate::policy::quota::Quota::default(),
     };
     let policy = Policy::new((0..10).map(rule).collect());
     let identity = Identity::Certificate(Box::new(Certificate {

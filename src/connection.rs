@@ -4,6 +4,8 @@ mod budget;
 mod caller;
 mod census;
 mod handshake;
+mod meter;
+mod party;
 mod resets;
 
 use std::future::poll_fn;
@@ -21,6 +23,8 @@ use tracing::Instrument;
 pub use budget::{Budget, Share};
 pub use caller::{Caller, Peer, View};
 pub use census::{Census, Ticket};
+pub use meter::{Direction, Meter};
+pub use party::{Member, Parties, Party};
 
 use crate::http2;
 use crate::live::Shared;

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::audit::{Audit, AuditPlan, Counters};
 use crate::config::{self, Loaded, Problems, Source};
-use crate::connection::Census;
+use crate::connection::{Census, Parties};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::policy::rights::Right;
@@ -54,6 +54,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The open connections of clients.
     pub census: Arc<Census>,
+    /// Those whose connections they are.
+    pub parties: Arc<Parties>,
     /// Artifacts that were found whole a moment ago.
     pub known: Known,
 }
@@ -186,6 +188,7 @@ impl Shared {
             draining: watch::Sender::new(false),
             metrics,
             census: Arc::new(census),
+            parties: Arc::default(),
             known: Known::new(),
         };
         shared.note_success();

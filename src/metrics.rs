@@ -15,7 +15,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 use crate::policy::kindness::Kindly;
 use crate::policy::method::Method;
 use crate::policy::rights::Right;
-use crate::status::CODE_NAMES;
+use crate::status::{CODE_NAMES, Excess};
 
 /// Every metric of the program.
 #[derive(Debug)]
@@ -97,20 +97,28 @@ pub enum Limit {
     Resets,
     /// `limits.stall-timeout`
     StallTimeout,
+    /// `rate` of a rule
+    Rate,
+    /// `bandwidth` of a rule
+    Bandwidth,
+    /// `max-calls` of a rule
+    MaxCalls,
 }
 
 /// What a limit did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A connection was not taken.
+    /// A connection was not taken, or a call.
     Refused,
     /// A connection was closed, or a stream.
     Closed,
+    /// A call was slowed down.
+    Delayed,
 }
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 7] = [
+    pub const ALL: [Limit; 10] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Handshakes,
@@ -118,6 +126,9 @@ impl Limit {
         Limit::IdleTimeout,
         Limit::Resets,
         Limit::StallTimeout,
+        Limit::Rate,
+        Limit::Bandwidth,
+        Limit::MaxCalls,
     ];
 
     /// Its name in metrics and logs.
@@ -130,6 +141,18 @@ impl Limit {
             Limit::IdleTimeout => "idle-timeout",
             Limit::Resets => "resets",
             Limit::StallTimeout => "stall-timeout",
+            Limit::Rate => "rate",
+            Limit::Bandwidth => "bandwidth",
+            Limit::MaxCalls => "max-calls",
+        }
+    }
+}
+
+impl From<Excess> for Limit {
+    fn from(excess: Excess) -> Limit {
+        match excess {
+            Excess::Rate => Limit::Rate,
+            Excess::Calls => Limit::MaxCalls,
         }
     }
 }
@@ -140,6 +163,7 @@ impl Action {
         match self {
             Action::Refused => "refused",
             Action::Closed => "closed",
+            Action::Delayed => "delayed",
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod instance;
 pub mod kindness;
 pub mod method;
 pub mod pattern;
+pub mod quota;
 pub mod resource;
 pub mod rewrite;
 pub mod rights;
@@ -25,6 +26,7 @@ use instance::{InstanceName, InstancePattern};
 use kindness::Kindness;
 use method::Method;
 use pattern::{Fit, Issuers, Pattern};
+use quota::Quota;
 use rewrite::InstanceRewrite;
 use rights::{Right, Rights};
 pub use uris::Uris;
@@ -49,6 +51,8 @@ pub struct Rule {
     pub rewrite: Option<InstanceRewrite>,
     /// How denied pushes of its callers are answered.
     pub kindness: Kindness,
+    /// What each of its callers may take of what it allows.
+    pub quota: Quota,
 }
 
 /// The number of a rule in its policy.
@@ -441,6 +445,15 @@ impl Standing {
     /// Whether the caller has the right on this instance, for some URI at least.
     pub fn has(&self, policy: &Policy, right: Right, scope: &Scope) -> bool {
         policy.grant(self, Rights::of(right), scope, None).is_ok()
+    }
+
+    /// The rules that may allow a call and say how much of that the caller may take.
+    pub fn limited<'a>(&self, policy: &'a Policy) -> impl Iterator<Item = (RuleId, &'a Rule)> {
+        let rules = self
+            .rules
+            .iter()
+            .filter_map(|id| Some((*id, policy.rules.get(id.index())?)));
+        rules.filter(|(_, rule)| !rule.quota.is_empty())
     }
 
     /// Every right that some rule gives on some instance, and that none denies everywhere.

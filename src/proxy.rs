@@ -11,6 +11,7 @@ mod fault;
 pub mod headers;
 mod kind;
 mod message;
+mod metered;
 mod own;
 pub mod prefix;
 mod record;
@@ -128,6 +129,10 @@ async fn try_handle(
     };
     held.check(&permit)?;
     record.allowed(&view.live, &permit);
+    let _place = match view.meter(permit.rule()) {
+        Some(meter) => metered::admit(caller, meter, &permit, &mut upload, answer, &mut held).await?,
+        None => None,
+    };
     if subject::is_noted(method) {
         record.audit(&view.live)?;
     }

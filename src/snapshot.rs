@@ -8,6 +8,7 @@ mod forward;
 mod instances;
 pub mod limits;
 pub mod listen;
+mod quota;
 mod report;
 mod routes;
 mod rules;

@@ -1,7 +1,10 @@
 //! Everything that the gate itself answers instead of a backend: one closed enum, with the gRPC code, the text that the
 //! client's user will read, and the label under which it is counted.
 
+mod retry;
+
 use std::fmt;
+use std::time::Duration;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -116,12 +119,33 @@ pub enum Rejection {
     /// Nothing may be changed while the audit log can't be written.
     #[error("{0}")]
     Audit(#[from] crate::audit::Failing),
+    /// The caller takes more than it may at a time; it may try again after so long.
+    #[error("{0} {1}: try again in {seconds:.1} s", seconds = .2.as_secs_f64().max(0.1))]
+    Limited(Identity, Excess, Duration),
     /// The client took nothing of its answer for too long, and was reset.
     #[error("the client took nothing of its answer for as long as `limits.stall-timeout`")]
     Stalled,
     /// The client reset the stream or closed the connection.
     #[error("the client cancelled the call")]
     Cancelled,
+}
+
+/// Of what a caller takes more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excess {
+    /// Calls in a time.
+    Rate,
+    /// Calls that are open at once by a rule.
+    Calls,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Excess::Rate => "makes calls faster than it may here",
+            Excess::Calls => "has more calls open than it may here",
+        })
+    }
 }
 
 impl Rejection {
@@ -150,7 +174,8 @@ impl Rejection {
             | Rejection::Resource(_)
             | Rejection::Reference(_) => Code::InvalidArgument,
             Rejection::TooLarge(_) => Code::Unknown,
-            Rejection::Unavailable { .. } | Rejection::Audit(_) => Code::Unavailable,
+            // Never RESOURCE_EXHAUSTED: BuildStream takes that for a cache that is full, or for a blob that is there already.
+            Rejection::Unavailable { .. } | Rejection::Audit(_) | Rejection::Limited(..) => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
             Rejection::Stalled | Rejection::Cancelled => Code::Cancelled,
         }
@@ -182,6 +207,8 @@ impl Rejection {
             Rejection::Audit(_) => "audit-failing",
             Rejection::Unavailable { .. } => "unavailable",
             Rejection::NotGrpc { .. } => "not-grpc",
+            Rejection::Limited(_, Excess::Rate, _) => "over-rate",
+            Rejection::Limited(_, Excess::Calls, _) => "over-max-calls",
             Rejection::Stalled => "stalled",
             Rejection::Cancelled => "cancelled",
         }
@@ -190,6 +217,14 @@ impl Rejection {
     /// Whether the caller was denied something.
     pub fn is_denial(&self) -> bool {
         self.code() == Code::PermissionDenied
+    }
+
+    /// The value of `grpc-status-details-bin`, which tells when to try again, where the gate knows that.
+    pub fn details(&self) -> Option<String> {
+        let Rejection::Limited(_, _, after) = self else {
+            return None;
+        };
+        Some(retry::details(self.code(), &self.to_string(), *after))
     }
 
     /// The text as a `grpc-message` carries it: UTF-8, percent-encoded (grpc PROTOCOL-HTTP2, "Responses"). A denial names

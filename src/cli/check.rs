@@ -94,9 +94,10 @@ pub fn describe(snapshot: &Snapshot) -> String {
             }
         };
         let kindness = kindness(rule.kindness);
+        let quota = rule.quota;
         let _ = writeln!(
             text,
-            "rule \"{}\": {} {} on {instances}{uris}{kindness}",
+            "rule \"{}\": {} {} on {instances}{uris}{quota}{kindness}",
             rule.name,
             rule.pattern,
             match (rule.allow.is_empty(), rule.deny.is_empty()) {

@@ -4,6 +4,7 @@
 //! table keeps the keys that it does not know, so that one run can report everything that is wrong with a file.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Deserializer};
 
@@ -354,6 +355,20 @@ pub struct Rule {
     /// `push-probe = "refuse" | "accept"`: what BuildStream is answered that asks for these callers whether it may push
     /// (default `refuse`). Of several rules the first one with this key decides.
     pub push_probe: Key<PushProbe>,
+    /// `rate = "100/s"`, or a number with `/min` or `/h`: calls that it allows to each of its callers; what is beyond it is
+    /// answered UNAVAILABLE (default: no limit).
+    pub rate: Key<String>,
+    /// `rate-burst = 200`: calls that may come at once after a pause (default: as many as `rate` names).
+    pub rate_burst: Key<NonZeroU32>,
+    /// `bandwidth = "50MiB/s"`: bytes of messages that it lets through for each of its callers, in each direction; what is
+    /// beyond it waits (default: no limit).
+    pub bandwidth: Key<String>,
+    /// `bandwidth-burst = "100MiB"`: bytes that may go at once after a pause (default: those of a second, and 64 KiB at
+    /// least).
+    pub bandwidth_burst: Key<String>,
+    /// `max-calls = 20`: calls that each of its callers may have open by it; further ones wait for 10 s at most (default:
+    /// no limit).
+    pub max_calls: Key<NonZeroU32>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

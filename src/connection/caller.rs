@@ -10,6 +10,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
 use super::budget::Budget;
+use super::meter::Meter;
+use super::party::Member;
 use super::resets::Resets;
 use crate::forward::Headers;
 use crate::live::{Live, Shared, now};
@@ -49,6 +51,8 @@ pub struct Caller {
     pub shared: Arc<Shared>,
     /// What is kept of its calls that are denied and answered kindly.
     pub kept: Budget,
+    /// Whose connection it is, of the several that one may have.
+    pub member: Member,
     view: Mutex<Arc<View>>,
     rechecks: watch::Sender<u64>,
     resets: Resets,
@@ -61,6 +65,8 @@ pub struct View {
     pub live: Arc<Live>,
     /// The rules that match.
     pub standing: Standing,
+    /// What the peer has taken, by rules that limit that.
+    meters: Vec<(RuleId, Arc<Meter>)>,
     /// What backends are told of the peer, for each that is told anything.
     forwarded: Vec<(BackendId, Headers)>,
     /// Why the certificate is not accepted any more.
@@ -95,12 +101,14 @@ impl Peer {
 
 impl Caller {
     pub(super) fn new(shared: Arc<Shared>, worker: usize, peer: Peer) -> Caller {
-        let view = Mutex::new(Arc::new(View::new(shared.live(), &peer)));
+        let member = shared.parties.join(&peer);
+        let view = Mutex::new(Arc::new(View::new(shared.live(), &peer, &member)));
         Caller {
             peer,
             worker,
             shared,
             kept: Budget::new(MOST_KEPT),
+            member,
             view,
             rechecks: watch::Sender::new(0),
             resets: Resets::new(),
@@ -111,7 +119,7 @@ impl Caller {
     pub fn view(&self) -> Arc<View> {
         let mut view = self.view.lock();
         if !self.shared.is_current(&view.live) || view.until.is_some_and(|end| end < now()) {
-            *view = Arc::new(View::new(self.shared.live(), &self.peer));
+            *view = Arc::new(View::new(self.shared.live(), &self.peer, &self.member));
         }
         Arc::clone(&view)
     }
@@ -152,7 +160,7 @@ impl Caller {
 }
 
 impl View {
-    fn new(live: Arc<Live>, peer: &Peer) -> View {
+    fn new(live: Arc<Live>, peer: &Peer, member: &Member) -> View {
         // Who vouches for a certificate belongs to the configuration: a reload may name authorities otherwise.
         let (issuers, withdrawn) = match verify(&live, peer) {
             Ok(issuers) => (issuers, None),
@@ -162,13 +170,23 @@ impl View {
             Some(Security::Tls { verifier, .. }) if withdrawn.is_none() => verifier.list_end_for(&peer.chain),
             _ => None,
         };
+        let policy = &live.snapshot.policy;
+        let standing = policy.standing(&peer.identity, &issuers);
         View {
-            standing: live.snapshot.policy.standing(&peer.identity, &issuers),
+            meters: member.party().meters(policy, &standing),
+            standing,
             forwarded: forwarded(&live, &peer.identity, &issuers),
             withdrawn,
             until,
             live,
         }
+    }
+
+    /// What the peer has taken by a rule; `None` where the rule does not limit that.
+    pub fn meter(&self, rule: RuleId) -> Option<&Arc<Meter>> {
+        self.meters
+            .iter()
+            .find_map(|(id, meter)| (*id == rule).then_some(meter))
     }
 
     /// Tells a backend who calls, and by which rule it may, as far as the backend is told at all.

@@ -66,7 +66,7 @@ struct AtAddress {
 
 /// Whose connections are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Address {
+pub(super) enum Address {
     V4(Ipv4Addr),
     /// The first 64 bits.
     V6([u16; 4]),
@@ -195,7 +195,7 @@ impl Census {
     }
 
     /// Counts that a limit bit, and logs it now and then.
-    pub(super) fn count(&self, limit: Limit, action: Action) {
+    pub(crate) fn count(&self, limit: Limit, action: Action) {
         self.metrics.limited(limit, action);
         let mut logged = self.logged.lock();
         let Some(log) = logged.get_mut(limit as usize) else {
@@ -341,7 +341,7 @@ impl Drop for Open {
 }
 
 impl Address {
-    fn of(address: IpAddr) -> Address {
+    pub(super) fn of(address: IpAddr) -> Address {
         match address.to_canonical() {
             IpAddr::V4(address) => Address::V4(address),
             IpAddr::V6(address) => {

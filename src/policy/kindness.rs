@@ -169,6 +169,7 @@ mod tests {
             uris: None,
             rewrite: None,
             kindness,
+            quota: crate::policy::quota::Quota::default(),
         }
     }
 

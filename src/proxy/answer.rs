@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::call_id::CallId;
 use super::headers::NotGrpc;
+use super::metered::Pace;
 use super::own::Status;
 use crate::http2::{self, Closed, Stopped};
 use crate::policy::method::Method;
@@ -31,6 +32,8 @@ pub(super) struct Answer {
     state: State,
     /// How long a client may take nothing at all; without it, for ever.
     patience: Option<Duration>,
+    /// How fast the answer may go, where that is limited.
+    pace: Option<Pace>,
 }
 
 enum State {
@@ -44,12 +47,18 @@ impl Answer {
         Answer {
             state: State::Nothing(respond),
             patience: None,
+            pace: None,
         }
     }
 
     /// Gives the client up when it takes nothing at all for so long.
     pub(super) fn wait_at_most(&mut self, patience: Duration) {
         self.patience = Some(patience);
+    }
+
+    /// Sends the body no faster than this from now on.
+    pub(super) fn pace(&mut self, pace: Pace) {
+        self.pace = Some(pace);
     }
 
     /// Sends the response headers, which end the answer when `end_of_stream`.
@@ -68,6 +77,14 @@ impl Answer {
 
     /// Sends a piece of the body as the client's window allows.
     pub(super) async fn data(&mut self, chunk: Bytes) -> Result<(), Stopped> {
+        if let Some(mut pace) = self.pace.take() {
+            // Before the client is waited for: it does not stall meanwhile.
+            tokio::select! {
+                biased;
+                () = pace.pass(chunk.len()) => self.pace = Some(pace),
+                () = poll_fn(|cx| self.poll_closed(cx)) => return Err(Stopped::Closed),
+            }
+        }
         let State::Begun(stream) = &mut self.state else {
             return Err(Stopped::Closed);
         };
@@ -108,7 +125,11 @@ impl Answer {
     /// The request may still be running. h2 resets it with NO_ERROR once the answer is out and both halves are dropped,
     /// as RFC 9113, 8.1 wants.
     pub(super) fn reject(&mut self, rejection: &Rejection, call: CallId) {
-        let status = status_headers(rejection.code() as u8, &rejection.grpc_message(call));
+        let mut status = status_headers(rejection.code() as u8, &rejection.grpc_message(call));
+        let details = rejection.details();
+        if let Some(details) = details.and_then(|details| HeaderValue::try_from(details).ok()) {
+            status.insert("grpc-status-details-bin", details);
+        }
         // A client that is gone hears nothing, which is nobody's fault.
         let _gone = match &self.state {
             State::Nothing(_) => {

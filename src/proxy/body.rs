@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use h2::{RecvStream, SendStream};
 
+use super::metered::Pace;
 use super::prefix::{Progress, Reader, Refusal};
 use super::rename::Rename;
 use super::subject::{Picker, Subject};
@@ -49,6 +50,8 @@ pub(super) struct Upload {
     ended: bool,
     /// Looks at what goes by, for the audit log.
     picker: Option<Picker>,
+    /// How fast it may go, where that is limited.
+    pace: Option<Pace>,
 }
 
 /// How the forwarding of a body ended before the body did.
@@ -75,12 +78,18 @@ impl Upload {
             owed: 0,
             received: 0,
             picker: None,
+            pace: None,
         }
     }
 
     /// Has somebody look at what goes by.
     pub(super) fn pick(&mut self, picker: Picker) {
         self.picker = Some(picker);
+    }
+
+    /// Forwards no faster than this from now on.
+    pub(super) fn pace(&mut self, pace: Pace) {
+        self.pace = Some(pace);
     }
 
     /// What was seen of the call's subject.
@@ -183,6 +192,9 @@ impl Upload {
             while let Some(chunk) = self.kept.get(self.sent).cloned() {
                 let is_last = self.ended && self.sent + 1 == self.kept.len();
                 self.sent += 1;
+                if let Some(pace) = &mut self.pace {
+                    pace.pass(chunk.len()).await;
+                }
                 http2::send(to, chunk, is_last)
                     .await
                     .map_err(|Closed| Stop::BackendClosed)?;

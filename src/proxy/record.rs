@@ -165,6 +165,7 @@ impl Record {
         let metrics = &self.caller.shared.metrics;
         match rejection {
             Rejection::Stalled => metrics.limited(Limit::StallTimeout, Action::Closed),
+            Rejection::Limited(_, excess, _) => self.caller.shared.census.count((*excess).into(), Action::Refused),
             Rejection::Denied(_, denial) => metrics.denied(Some(denial.right), rejection.label()),
             Rejection::Expired(_) | Rejection::Withdrawn(..) | Rejection::UnknownMethod { .. } => {
                 metrics.denied(None, rejection.label());

@@ -12,6 +12,7 @@ use crate::policy::uris::UriPrefix;
 use crate::policy::{Policy, Rule};
 
 use super::instances;
+use super::quota;
 use super::report::Report;
 
 /// Compiles the rules.
@@ -48,6 +49,11 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
             "instance-rewrite",
             "on-denied-push",
             "push-probe",
+            "rate",
+            "rate-burst",
+            "bandwidth",
+            "bandwidth-burst",
+            "max-calls",
         ],
     );
     let name = report
@@ -95,6 +101,7 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
         });
         prefixes.collect()
     });
+    let quota = quota::compile(rule, at, report);
     Some(Rule {
         name: name.into(),
         pattern: pattern?,
@@ -104,6 +111,7 @@ fn compile_one(rule: &file::Rule, at: &str, authorities: &BTreeSet<&str>, report
         uris,
         rewrite,
         kindness,
+        quota,
     })
 }
 

@@ -60,6 +60,7 @@ mod reload;
 mod resend;
 mod routing;
 mod shared_connection;
+mod shares;
 mod small_frames;
 mod steady;
 mod streaming;

@@ -94,6 +94,7 @@ mod tests {
             uris: None,
             rewrite: None,
             kindness: Kindness::default(),
+            quota: crate::policy::quota::Quota::default(),
         };
         let policy = Policy::new(vec![
             rule("all", Rights::ALL, Rights::NONE, None),

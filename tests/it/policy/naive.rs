@@ -375,6 +375,7 @@ fn rule(number: usize, plain: &PlainRule) -> Rule {
             prefixes.iter().map(parse).collect()
         }),
         // It decides nothing, so the plain reading knows nothing of it.
+        quota: casgate::policy::quota::Quota::default(),
         kindness: Kindness {
             denied_push: number.is_multiple_of(2).then_some(DeniedPush::Discard),
             push_probe: number.is_multiple_of(3).then_some(PushProbe::Accept),
