@@ -52,11 +52,11 @@ pub enum OpenError {
     },
 }
 
-/// For whom a stream is opened: streams are shared out fairly among the connections of clients.
+/// For whom a stream is opened: streams are shared out fairly among those who call, however many connections they have.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
     worker: usize,
-    connection: usize,
+    party: u64,
 }
 
 /// Why a call did not reach a backend.
@@ -78,7 +78,7 @@ impl Client {
     pub fn of(caller: &Arc<Caller>) -> Client {
         Client {
             worker: caller.worker,
-            connection: Arc::as_ptr(caller).addr(),
+            party: caller.member.party().number(),
         }
     }
 }
@@ -150,7 +150,7 @@ impl Backend {
         *request.uri_mut() = self.uri(&permit);
         *request.headers_mut() = headers;
         for _ in 0..=self.plan.max_connections {
-            let mut channel = match pool.channel(client.connection).await {
+            let mut channel = match pool.channel(client.party).await {
                 Ok(channel) => channel,
                 Err(unreachable) => return Err((permit, unreachable)),
             };

@@ -1,4 +1,5 @@
-//! Who gets the next stream: a fair queue of the calls that wait for one, by the connection of the client.
+//! Who gets the next stream: a fair queue of the calls that wait for one, by client: a certificate, or an address without
+//! one. More connections give no larger share.
 //!
 //! A client may hold no more streams than it leaves free: alone it gets half of them, two get a third each, and there is
 //! always room for one more client. Within these bounds clients take turns, and the calls of one are served in order.
@@ -10,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::stream::Load;
 
-/// A connection of a client, told from all others that are open.
-pub(super) type ClientId = usize;
+/// The number of the party that a client is.
+pub(super) type ClientId = u64;
 /// The place of a call in the queue.
 pub(super) type Ticket = u64;
 

@@ -1,6 +1,12 @@
 //! The streams that a backend allows are shared out among clients: calls wait for their turn, and nobody gets all.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use casgate::policy::method::Method;
+use tokio::task::JoinSet;
 
 use crate::harness::backend::{Backend, Exchange, Options, Place, silent, unary};
 use crate::harness::gate::{Config, Gate};
@@ -129,4 +135,59 @@ async fn a_call_that_is_cancelled_while_it_waits_never_reaches_the_backend() {
     let reply = client.ask(Method::Read, "").await;
     assert_eq!(reply.code(), Some(0), "{reply:?}");
     assert_eq!(backend.streams(), 2);
+}
+
+#[tokio::test]
+async fn more_connections_give_no_larger_share() {
+    const CALLS: usize = 60;
+    let options = Options {
+        max_streams: Some(6),
+        ..Options::default()
+    };
+    let backend = Backend::at(Place::tcp(), options, |exchange| async move {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        unary(exchange).await;
+    });
+    let mut config = Config::to(&backend);
+    config.backends.push_str("max-connections = 1\n");
+    let gate = Gate::start(config).await;
+    let (many, one) = (
+        gate.config.authority.client("reader"),
+        gate.config.authority.client("reader"),
+    );
+    let served = Arc::new(AtomicUsize::new(0));
+    let mut flood = JoinSet::new();
+    for _ in 0..20 {
+        let mut client = gate.client_with(&many).await;
+        let served = Arc::clone(&served);
+        flood.spawn(async move {
+            loop {
+                let calls: Vec<_> = (0..6).map(|_| read(&mut client)).collect();
+                for call in calls {
+                    assert_eq!(call.reply().await.code(), Some(0));
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+    }
+    let mut client = gate.client_with(&one).await;
+    until("the flood is on its way", || served.load(Ordering::Relaxed) > 50).await;
+    let before = served.load(Ordering::Relaxed);
+    let mut calls: VecDeque<_> = (0..6).map(|_| read(&mut client)).collect();
+    for number in 0..CALLS {
+        let call = calls.pop_front().unwrap();
+        assert_eq!(call.reply().await.code(), Some(0), "{number}");
+        calls.push_back(read(&mut client));
+    }
+    let others = served.load(Ordering::Relaxed) - before;
+    // By connection it would be twenty times as many.
+    assert!(others < 4 * CALLS, "{others} calls of the flood beside {CALLS}");
+    assert!(others > CALLS / 4, "nobody is starved: {others} calls of the flood");
+    flood.shutdown().await;
+}
+
+fn read(client: &mut Client) -> Call {
+    let mut call = client.open(Method::Read);
+    call.body.send_data(grpc::request(Method::Read, ""), true).unwrap();
+    call
 }
