@@ -24,7 +24,7 @@ pub use budget::{Budget, Share};
 pub use caller::{Caller, Peer, View};
 pub use census::{Census, Ticket};
 pub use meter::{Direction, Meter};
-pub use party::{Member, Parties, Party};
+pub use party::{Member, Parties, Party, PartyCall};
 
 use crate::http2;
 use crate::live::Shared;
@@ -39,8 +39,6 @@ use crate::snapshot::listen::{ListenerId, Security};
 const GRACE: Duration = Duration::from_secs(5);
 /// How soon a shorter timeout of a new configuration holds at the latest.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
-/// Streams that a client may have open at once. Bazel throttles or hangs below a few hundred.
-const MAX_STREAMS: u32 = 1000;
 /// Bytes of one upload that may arrive before the backend takes them, for callers who may push: enough for 1 Gbit/s over
 /// 40 ms.
 const PUSH_WINDOW: u32 = 6 * 1024 * 1024;
@@ -104,7 +102,8 @@ where
     let metrics = Arc::clone(&shared.metrics);
     metrics.connections.inc();
     let caller = Arc::new(Caller::new(Arc::clone(&shared), worker, peer));
-    let may_push = caller.view().standing.may_ever(Rights::of(Right::CasPush)).is_ok();
+    let view = caller.view();
+    let may_push = view.standing.may_ever(Rights::of(Right::CasPush)).is_ok();
     let (window, connection_window) = if may_push {
         (PUSH_WINDOW, PUSH_CONNECTION_WINDOW)
     } else {
@@ -117,7 +116,7 @@ where
         .max_frame_size(http2::MAX_FRAME_SIZE)
         .max_header_list_size(http2::MAX_HEADER_LIST)
         .max_send_buffer_size(http2::MAX_SEND_BUFFER)
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(view.live.snapshot.limits.calls_per_connection)
         // Early answers to uploads and a client that cancels a whole build are counted here: h2's own limits would cut
         // honest clients off.
         .max_concurrent_reset_streams(1024)
@@ -125,6 +124,7 @@ where
         .max_local_error_reset_streams(Some(16 * 1024))
         // Small frames that wait keep the buffers that they came in, which are 30 times as large as what is counted here.
         .data_frame_budget(1024 * 1024);
+    drop(view);
     let preface = tokio::time::timeout(handshake::TIMEOUT, builder.handshake(io));
     match ticket.unless_told_to_leave(preface).await {
         None => {}

@@ -103,6 +103,8 @@ pub enum Limit {
     Bandwidth,
     /// `max-calls` of a rule
     MaxCalls,
+    /// `limits.calls-per-certificate`
+    CallsPerCertificate,
 }
 
 /// What a limit did.
@@ -118,7 +120,7 @@ pub enum Action {
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 10] = [
+    pub const ALL: [Limit; 11] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Handshakes,
@@ -129,6 +131,7 @@ impl Limit {
         Limit::Rate,
         Limit::Bandwidth,
         Limit::MaxCalls,
+        Limit::CallsPerCertificate,
     ];
 
     /// Its name in metrics and logs.
@@ -144,6 +147,7 @@ impl Limit {
             Limit::Rate => "rate",
             Limit::Bandwidth => "bandwidth",
             Limit::MaxCalls => "max-calls",
+            Limit::CallsPerCertificate => "calls-per-certificate",
         }
     }
 }
@@ -153,6 +157,7 @@ impl From<Excess> for Limit {
         match excess {
             Excess::Rate => Limit::Rate,
             Excess::Calls => Limit::MaxCalls,
+            Excess::CallsOfCertificate => Limit::CallsPerCertificate,
         }
     }
 }

@@ -82,11 +82,12 @@ async fn try_handle(
 ) -> Result<u8, Rejection> {
     let method = method.ok_or_else(|| Rejection::unknown_method(record.path()))?;
     let service = method.service();
+    let mut held = Held::new(caller);
+    let view = caller.view();
+    let _counted = metered::count(caller, &view.live.snapshot.limits)?;
     if service == Service::Health {
         return answer.health(method, caller.shared.draining.subscribe()).await;
     }
-    let mut held = Held::new(caller);
-    let view = caller.view();
     let (snapshot, identity) = (&view.live.snapshot, &caller.peer.identity);
     answer.wait_at_most(snapshot.limits.stall_timeout);
     verdict::check_served(snapshot, method)?;

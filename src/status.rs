@@ -137,6 +137,8 @@ pub enum Excess {
     Rate,
     /// Calls that are open at once by a rule.
     Calls,
+    /// Calls that are open at once, by all rules.
+    CallsOfCertificate,
 }
 
 impl fmt::Display for Excess {
@@ -144,6 +146,7 @@ impl fmt::Display for Excess {
         f.write_str(match self {
             Excess::Rate => "makes calls faster than it may here",
             Excess::Calls => "has more calls open than it may here",
+            Excess::CallsOfCertificate => "has as many calls open as anybody may here",
         })
     }
 }
@@ -209,6 +212,7 @@ impl Rejection {
             Rejection::NotGrpc { .. } => "not-grpc",
             Rejection::Limited(_, Excess::Rate, _) => "over-rate",
             Rejection::Limited(_, Excess::Calls, _) => "over-max-calls",
+            Rejection::Limited(_, Excess::CallsOfCertificate, _) => "over-calls-per-certificate",
             Rejection::Stalled => "stalled",
             Rejection::Cancelled => "cancelled",
         }

@@ -442,6 +442,12 @@ pub struct Limits {
     /// `stall-timeout = 300`: a stream is reset when its client takes nothing at all of an answer for so long. One that is
     /// slow is waited for.
     pub stall_timeout: Key<u64>,
+    /// `calls-per-connection = 1000`: calls that a connection may have open, 10 to 100000; clients keep further ones to
+    /// themselves (SETTINGS_MAX_CONCURRENT_STREAMS). For new connections.
+    pub calls_per_connection: Key<u32>,
+    /// `calls-per-certificate = 10000`: calls that one certificate may have open on all of its connections, or one address
+    /// without certificate, 1 to 1000000; further ones are answered UNAVAILABLE.
+    pub calls_per_certificate: Key<usize>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -51,8 +52,13 @@ enum Key {
 #[derive(Debug)]
 pub struct Party {
     number: u64,
+    calls: AtomicUsize,
     meters: Mutex<HashMap<Arc<str>, Arc<Meter>>>,
 }
+
+/// An open call of a party, until dropped.
+#[derive(Debug)]
+pub struct PartyCall<'a>(&'a Party);
 
 /// A connection of a party, until dropped.
 #[derive(Debug)]
@@ -79,6 +85,7 @@ impl Parties {
         let entry = entries.entry(key).or_insert_with(|| Entry {
             party: Arc::new(Party {
                 number: *last,
+                calls: AtomicUsize::new(0),
                 meters: Mutex::default(),
             }),
             connections: 0,
@@ -134,6 +141,13 @@ impl Party {
         self.number
     }
 
+    /// Counts an open call; `None` where there are `most` of them already.
+    pub fn call(&self, most: usize) -> Option<PartyCall<'_>> {
+        let more = |calls: usize| (calls < most).then_some(calls + 1);
+        let counted = self.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.ok().map(|_| PartyCall(self))
+    }
+
     /// What it has taken, by each rule that may allow its calls and limits them. Of a rule that is as it was, by its name
     /// and its limits, the count goes on; else it begins anew.
     pub(super) fn meters(&self, policy: &Policy, standing: &Standing) -> Vec<(RuleId, Arc<Meter>)> {
@@ -175,6 +189,12 @@ impl Member {
     /// Whose connection it is.
     pub fn party(&self) -> &Arc<Party> {
         &self.party
+    }
+}
+
+impl Drop for PartyCall<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -73,6 +73,8 @@ mod tests {
             anonymous_idle_timeout: second,
             resets_at_once: 1000,
             stall_timeout: Duration::from_secs(1),
+            calls_per_connection: 1000,
+            calls_per_certificate: 10_000,
             resets_per_second: 100,
         };
         let begun = Instant::now();

@@ -17,7 +17,7 @@ fn rule(pattern: Pattern, allow: Rights, instances: Option<&[&str]>) -> Rule {
         uris: None,
         rewrite: None,
         kindness: Kindness::default(),
-        quota: crate::policy::quota::Quota::default(),
+        quota: Quota::default(),
     }
 }
 

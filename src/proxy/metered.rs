@@ -9,9 +9,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::answer::Answer;
 use super::body::Upload;
 use super::right::Held;
-use crate::connection::{Caller, Direction, Meter};
+use crate::connection::{Caller, Direction, Meter, PartyCall};
 use crate::metrics::{Action, Limit};
 use crate::policy::Permit;
+use crate::snapshot::limits::Limits;
 use crate::status::{Excess, Rejection};
 
 /// How long a call waits for another one of its caller to end, as it does for a stream of a backend.
@@ -62,6 +63,15 @@ pub(super) async fn admit(
         answer.pace(pace(Direction::Down));
     }
     Ok(place)
+}
+
+/// Counts an open call to its caller.
+///
+/// # Errors
+/// What the client is told when there are too many, over all of its connections.
+pub(super) fn count<'a>(caller: &'a Caller, limits: &Limits) -> Result<PartyCall<'a>, Rejection> {
+    let counted = caller.member.party().call(limits.calls_per_certificate);
+    counted.ok_or_else(|| Rejection::Limited(caller.peer.identity.clone(), Excess::CallsOfCertificate, PAUSE))
 }
 
 impl Pace {

@@ -32,9 +32,13 @@ pub struct Limits {
     pub resets_per_second: u32,
     /// How long a client may take nothing at all of an answer that waits for it.
     pub stall_timeout: Duration,
+    /// Calls that a connection may have open; for new connections.
+    pub calls_per_connection: u32,
+    /// Calls that a certificate may have open on all of its connections, or an address without one.
+    pub calls_per_certificate: usize,
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "connections",
     "connections-per-address",
     "handshakes",
@@ -44,6 +48,8 @@ const KEYS: [&str; 9] = [
     "resets-at-once",
     "resets-per-second",
     "stall-timeout",
+    "calls-per-connection",
+    "calls-per-certificate",
 ];
 
 /// A week is as good as for ever, and no sum of times overflows.
@@ -58,9 +64,16 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
     let connections = count(&table.connections, "connections", 16..=1_000_000);
     let connections_per_address = count(&table.connections_per_address, "connections-per-address", 1..=1_000_000);
     let handshakes = count(&table.handshakes, "handshakes", 4..=100_000);
+    let calls_per_certificate = count(&table.calls_per_certificate, "calls-per-certificate", 1..=1_000_000);
     let mut resets = |key: &Key<u32>, name: &str| ranged(key, &format!("limits.{name}"), 1..=1_000_000, report);
     let resets_at_once = resets(&table.resets_at_once, "resets-at-once");
     let resets_per_second = resets(&table.resets_per_second, "resets-per-second");
+    let calls_per_connection = ranged(
+        &table.calls_per_connection,
+        "limits.calls-per-connection",
+        10..=100_000,
+        report,
+    );
     let mut time = |key: &Key<u64>, name: &str, default| {
         let seconds = ranged(key, &format!("limits.{name}"), SECONDS, report);
         Duration::from_secs(seconds.unwrap_or(default))
@@ -79,6 +92,10 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
         resets_per_second: resets_per_second.unwrap_or(500),
         // A user may stop a client for a while, and go on.
         stall_timeout: time(&table.stall_timeout, "stall-timeout", 300),
+        // Bazel throttles or hangs below a few hundred.
+        calls_per_connection: calls_per_connection.unwrap_or(1000),
+        // A farm may share one certificate.
+        calls_per_certificate: calls_per_certificate.unwrap_or(10_000),
     }
 }
 

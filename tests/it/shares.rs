@@ -258,3 +258,60 @@ async fn limits_that_mean_nothing_are_errors() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn one_certificate_has_so_many_calls_open_on_all_of_its_connections() {
+    let backend = Backend::start(|exchange: Exchange| async move {
+        match exchange.path() == Method::GetActionResult.path() {
+            true => silent(exchange).await,
+            false => unary(exchange).await,
+        }
+    });
+    let mut config = Config::to(&backend);
+    config.top = "threads = 2\nlimits = { calls-per-certificate = 5 }".to_owned();
+    let gate = Gate::start(config).await;
+    let (one, other) = (
+        gate.config.authority.client("reader"),
+        gate.config.authority.client("reader"),
+    );
+    let mut clients = Vec::new();
+    let mut held = Vec::new();
+    for number in 0..5 {
+        let mut client = gate.client_with(&one).await;
+        let mut call = client.open(Method::GetActionResult);
+        call.body
+            .send_data(grpc::request(Method::GetActionResult, ""), true)
+            .unwrap();
+        backend.until("it is there", |seen| seen.len() == number + 1).await;
+        held.push(call);
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_try_again(
+            &client.ask(Method::Read, "").await,
+            "has as many calls open as anybody may",
+        );
+    }
+    assert_eq!(code_of(&gate, &other).await.code(), Some(0));
+    assert_eq!(backend.streams(), 6);
+    assert_eq!(
+        gate.metric("casgate_limited_total", &["calls-per-certificate", "refused"]),
+        5.0
+    );
+    held.remove(0).cancel();
+    until("it is gone", || gate.metric("casgate_calls_open", &[]) == 4.0).await;
+    assert_eq!(clients[1].ask(Method::Read, "").await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn no_more_calls_of_a_connection_come_than_it_may_have_open() {
+    let backend = Backend::start(unary);
+    let mut config = Config::to(&backend);
+    config.top.push_str("\nlimits = { calls-per-connection = 10 }");
+    let gate = Gate::start(config).await;
+    let (mut busy, mut other) = (gate.client("reader").await, gate.client("reader").await);
+    let _calls: Vec<_> = (0..30).map(|_| busy.open(Method::Read)).collect();
+    let open = || gate.metric("casgate_calls_open", &[]);
+    assert_eq!(settled("calls that came", open).await, 10.0);
+    assert_eq!(other.ask(Method::Read, "").await.code(), Some(0));
+}

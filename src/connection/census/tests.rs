@@ -12,6 +12,8 @@ fn limits(connections: usize, connections_per_address: usize) -> Limits {
         anonymous_idle_timeout: second,
         resets_at_once: 1,
         stall_timeout: Duration::from_secs(1),
+        calls_per_connection: 1000,
+        calls_per_certificate: 10_000,
         resets_per_second: 1,
     }
 }
