@@ -7,6 +7,7 @@ mod handshake;
 mod meter;
 mod party;
 mod resets;
+mod window;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -25,12 +26,12 @@ pub use caller::{Caller, Peer, View};
 pub use census::{Census, Ticket};
 pub use meter::{Direction, Meter};
 pub use party::{Member, Parties, Party, PartyCall};
+pub use window::Windows;
 
 use crate::http2;
 use crate::live::Shared;
 use crate::metrics::{Action, Limit};
 use crate::policy::identity::Identity;
-use crate::policy::rights::{Right, Rights};
 use crate::proxy;
 use crate::snapshot::listen::{ListenerId, Security};
 
@@ -39,17 +40,6 @@ use crate::snapshot::listen::{ListenerId, Security};
 const GRACE: Duration = Duration::from_secs(5);
 /// How soon a shorter timeout of a new configuration holds at the latest.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
-/// Bytes of one upload that may arrive before the backend takes them, for callers who may push: enough for 1 Gbit/s over
-/// 40 ms.
-const PUSH_WINDOW: u32 = 6 * 1024 * 1024;
-/// The same for callers who may not: a denied upload has sent no more than this when it hears of the denial.
-const PULL_WINDOW: u32 = 256 * 1024;
-/// Bytes of all uploads of a connection that may wait, for callers who may push: ten uploads whose backend has stopped
-/// leave room for those to a backend that has not. It is what one connection can make the gate hold.
-const PUSH_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
-/// The same for callers who may not: more than fifty requests of which nothing was read.
-const PULL_CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-
 /// A connection that was accepted.
 #[derive(Debug)]
 pub struct Arrival {
@@ -103,16 +93,10 @@ where
     metrics.connections.inc();
     let caller = Arc::new(Caller::new(Arc::clone(&shared), worker, peer));
     let view = caller.view();
-    let may_push = view.standing.may_ever(Rights::of(Right::CasPush)).is_ok();
-    let (window, connection_window) = if may_push {
-        (PUSH_WINDOW, PUSH_CONNECTION_WINDOW)
-    } else {
-        (PULL_WINDOW, PULL_CONNECTION_WINDOW)
-    };
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(window)
-        .initial_connection_window_size(connection_window)
+        .initial_window_size(window::LEAST)
+        .initial_connection_window_size(window::LEAST)
         .max_frame_size(http2::MAX_FRAME_SIZE)
         .max_header_list_size(http2::MAX_HEADER_LIST)
         .max_send_buffer_size(http2::MAX_SEND_BUFFER)
@@ -144,6 +128,7 @@ where
     let (mut is_draining, mut has_expired) = (false, false);
     let silent = http2::until_peer_is_silent(connection.ping_pong(), ticket.has_calls());
     let idle = until_idle(&caller, ticket);
+    let mut window = window::Window::new(&caller);
     tokio::pin!(silent, idle);
     loop {
         tokio::select! {
@@ -163,6 +148,7 @@ where
                 }
                 None => return,
             },
+            () = window.wanted() => window.grow(&mut connection),
             Ok(()) = generation.changed() => {
                 let view = caller.view();
                 caller.recheck();

@@ -14,13 +14,13 @@ use tokio::sync::{Mutex, watch};
 
 use crate::audit::{Audit, AuditPlan, Counters};
 use crate::config::{self, Loaded, Problems, Source};
-use crate::connection::{Census, Parties};
+use crate::connection::{Census, Parties, Windows};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::policy::rights::Right;
 use crate::proxy::completeness::Known;
 use crate::route::BackendId;
-use crate::server::descriptors;
+use crate::server::{descriptors, memory};
 use crate::snapshot::listen::{ListenerId, Security};
 use crate::snapshot::{LogPlan, Snapshot};
 use crate::upstream::{Backend, OpenError};
@@ -56,6 +56,8 @@ pub struct Shared {
     pub census: Arc<Census>,
     /// Those whose connections they are.
     pub parties: Arc<Parties>,
+    /// What clients may have waiting here.
+    pub windows: Windows,
     /// Artifacts that were found whole a moment ago.
     pub known: Known,
 }
@@ -189,6 +191,7 @@ impl Shared {
             metrics,
             census: Arc::new(census),
             parties: Arc::default(),
+            windows: Windows::new(memory::half()),
             known: Known::new(),
         };
         shared.note_success();

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub handshakes: IntCounterVec,
     /// `casgate_connections_open`
     pub connections: IntGauge,
+    /// `casgate_window_bytes`
+    pub windows: IntGauge,
     /// `casgate_calls_open`
     pub streams: IntGauge,
     /// `casgate_accept_errors_total`
@@ -105,6 +107,8 @@ pub enum Limit {
     MaxCalls,
     /// `limits.calls-per-certificate`
     CallsPerCertificate,
+    /// `limits.memory`
+    Memory,
 }
 
 /// What a limit did.
@@ -116,11 +120,13 @@ pub enum Action {
     Closed,
     /// A call was slowed down.
     Delayed,
+    /// A connection got a smaller window than it would have had.
+    Reduced,
 }
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 11] = [
+    pub const ALL: [Limit; 12] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Handshakes,
@@ -132,6 +138,7 @@ impl Limit {
         Limit::Bandwidth,
         Limit::MaxCalls,
         Limit::CallsPerCertificate,
+        Limit::Memory,
     ];
 
     /// Its name in metrics and logs.
@@ -148,6 +155,7 @@ impl Limit {
             Limit::Bandwidth => "bandwidth",
             Limit::MaxCalls => "max-calls",
             Limit::CallsPerCertificate => "calls-per-certificate",
+            Limit::Memory => "memory",
         }
     }
 }
@@ -169,6 +177,7 @@ impl Action {
             Action::Refused => "refused",
             Action::Closed => "closed",
             Action::Delayed => "delayed",
+            Action::Reduced => "reduced",
         }
     }
 }
@@ -222,6 +231,10 @@ impl Metrics {
                 &["result", "reason"],
             )?,
             connections: gauge("casgate_connections_open", "Connections of clients that are open.")?,
+            windows: gauge(
+                "casgate_window_bytes",
+                "Bytes of uploads that clients may have waiting here, of those in `limits.memory`.",
+            )?,
             streams: gauge("casgate_calls_open", "Calls that are under way.")?,
             accept_errors: counter("casgate_accept_errors_total", "Errors of accept(2).")?,
             backend_connections: gauges(

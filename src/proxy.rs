@@ -130,6 +130,7 @@ async fn try_handle(
     };
     held.check(&permit)?;
     record.allowed(&view.live, &permit);
+    caller.make_room(&permit);
     let _place = match view.meter(permit.rule()) {
         Some(meter) => metered::admit(caller, meter, &permit, &mut upload, answer, &mut held).await?,
         None => None,

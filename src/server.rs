@@ -2,6 +2,7 @@
 
 mod accept;
 pub(crate) mod descriptors;
+pub(crate) mod memory;
 pub mod sockets;
 mod worker;
 

@@ -2,22 +2,24 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::budget::Budget;
 use super::meter::Meter;
 use super::party::Member;
 use super::resets::Resets;
+use super::window::Need;
 use crate::forward::Headers;
 use crate::live::{Live, Shared, now};
 use crate::policy::identity::Identity;
 use crate::policy::pattern::Issuers;
-use crate::policy::{RuleId, Standing};
+use crate::policy::{Permit, RuleId, Standing};
 use crate::route::BackendId;
 use crate::snapshot::listen::{ListenerId, Security};
 use crate::tls::identity;
@@ -53,6 +55,9 @@ pub struct Caller {
     pub kept: Budget,
     /// Whose connection it is, of the several that one may have.
     pub member: Member,
+    need: AtomicU8,
+    /// Tells of a new need for a window.
+    pub(super) needs: Notify,
     view: Mutex<Arc<View>>,
     rechecks: watch::Sender<u64>,
     resets: Resets,
@@ -109,6 +114,8 @@ impl Caller {
             shared,
             kept: Budget::new(MOST_KEPT),
             member,
+            need: AtomicU8::new(Need::Nothing as u8),
+            needs: Notify::new(),
             view,
             rechecks: watch::Sender::new(0),
             resets: Resets::new(),
@@ -122,6 +129,21 @@ impl Caller {
             *view = Arc::new(View::new(self.shared.live(), &self.peer, &self.member));
         }
         Arc::clone(&view)
+    }
+
+    /// Has the connection take as much as an allowed call needs.
+    pub fn make_room(&self, permit: &Permit) {
+        let need = Need::of(permit) as u8;
+        if self.need.load(Ordering::Relaxed) < need && self.need.fetch_max(need, Ordering::Relaxed) < need {
+            self.needs.notify_one();
+        }
+    }
+
+    /// What its calls so far need.
+    pub(super) fn need(&self) -> Need {
+        let needs = [Need::Uploads, Need::Requests];
+        let need = self.need.load(Ordering::Relaxed);
+        needs.into_iter().find(|known| *known as u8 == need).unwrap_or_default()
     }
 
     /// Tells the calls under way to ask again whether they may go on.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -53,6 +53,8 @@ enum Key {
 pub struct Party {
     number: u64,
     calls: AtomicUsize,
+    /// Bytes of windows that its connections have of the budget.
+    pub(super) windows: AtomicU64,
     meters: Mutex<HashMap<Arc<str>, Arc<Meter>>>,
 }
 
@@ -86,6 +88,7 @@ impl Parties {
             party: Arc::new(Party {
                 number: *last,
                 calls: AtomicUsize::new(0),
+                windows: AtomicU64::new(0),
                 meters: Mutex::default(),
             }),
             connections: 0,

@@ -75,6 +75,7 @@ mod tests {
             stall_timeout: Duration::from_secs(1),
             calls_per_connection: 1000,
             calls_per_certificate: 10_000,
+            memory: None,
             resets_per_second: 100,
         };
         let begun = Instant::now();

@@ -7,6 +7,7 @@ use crate::config::Loaded;
 use crate::config::file::{self, Key};
 
 use super::report::Report;
+use crate::policy::quota::bytes;
 
 /// Connections are not more than this by default, also where the system would allow more.
 pub const MOST_CONNECTIONS: usize = 10_000;
@@ -36,9 +37,11 @@ pub struct Limits {
     pub calls_per_connection: u32,
     /// Calls that a certificate may have open on all of its connections, or an address without one.
     pub calls_per_certificate: usize,
+    /// Bytes of uploads that may wait here in all; `None` for half of the memory that there is.
+    pub memory: Option<u64>,
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "connections",
     "connections-per-address",
     "handshakes",
@@ -50,6 +53,7 @@ const KEYS: [&str; 11] = [
     "stall-timeout",
     "calls-per-connection",
     "calls-per-certificate",
+    "memory",
 ];
 
 /// A week is as good as for ever, and no sum of times overflows.
@@ -96,7 +100,15 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
         calls_per_connection: calls_per_connection.unwrap_or(1000),
         // A farm may share one certificate.
         calls_per_certificate: calls_per_certificate.unwrap_or(10_000),
+        memory: memory(&table.memory, report),
     }
+}
+
+fn memory(key: &Key<String>, report: &mut Report) -> Option<u64> {
+    let text = report.value(key, "limits.memory")?;
+    let bytes = bytes(text).filter(|bytes| (64 << 20..=1 << 50).contains(bytes));
+    let no_size = || format!("`{text}` is no size from 64MiB to 1024TiB, such as \"2GiB\"");
+    report.ok(bytes.ok_or_else(no_size), "limits.memory")
 }
 
 fn ranged<T: Copy + PartialOrd + std::fmt::Display>(

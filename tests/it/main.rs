@@ -51,6 +51,7 @@ mod limits;
 mod listeners;
 mod lists;
 mod log;
+mod memory;
 mod metrics;
 mod policy;
 mod purity;

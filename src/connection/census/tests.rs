@@ -14,6 +14,7 @@ fn limits(connections: usize, connections_per_address: usize) -> Limits {
         stall_timeout: Duration::from_secs(1),
         calls_per_connection: 1000,
         calls_per_certificate: 10_000,
+        memory: None,
         resets_per_second: 1,
     }
 }

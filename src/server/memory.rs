@@ -1,0 +1,67 @@
+//! How much memory there is for the program: that of the machine, or what its cgroup may have.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where nothing tells.
+const UNKNOWN: u64 = 1 << 30;
+
+/// Half of the memory that there is for the program, in bytes.
+pub(crate) fn half() -> u64 {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = files(&cgroup).into_iter().filter_map(|file| {
+        let text = fs::read_to_string(file).ok()?;
+        // `max` of version 2 is no number, and version 1 says a large one.
+        text.trim().parse().ok()
+    });
+    limits.chain(machine).min().unwrap_or(UNKNOWN) / 2
+}
+
+/// The size of the machine's memory (proc(5), `/proc/meminfo`).
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+/// Where the limits of a cgroup and of all above it stand (cgroups(7), `/proc/[pid]/cgroup`); within a container the path
+/// may be one of its host, and then the limit stands at the root.
+fn files(cgroup: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in cgroup.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let (root, name) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            controllers if controllers.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let path = Path::new(path.trim_start_matches('/'));
+        files.extend(path.ancestors().map(|path| Path::new(root).join(path).join(name)));
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_as_the_kernel_tells_it() {
+        assert_eq!(total("MemTotal:        8000 kB\nMemFree: 1 kB\n"), Some(8_192_000));
+        assert_eq!(total("MemFree: 1 kB\n"), None);
+        let two = files("0::/system.slice/casgate.service\n");
+        let expected = ["system.slice/casgate.service/", "system.slice/", ""];
+        let expected = expected.map(|path| PathBuf::from(format!("/sys/fs/cgroup/{path}memory.max")));
+        assert_eq!(two, expected);
+        let one = files("5:cpu,memory:/a\n4:pids:/a\n");
+        assert_eq!(one[1], Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+        assert_eq!(files("x\n1:y"), Vec::<PathBuf>::new());
+        assert!(half() > 1 << 20);
+    }
+}
