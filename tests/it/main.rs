@@ -62,6 +62,7 @@ mod routing;
 mod shared_connection;
 mod small_frames;
 mod steady;
+mod store_kill;
 mod streaming;
 mod streams;
 mod supervision;
