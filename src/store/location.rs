@@ -11,12 +11,14 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use percent_encoding::percent_decode_str;
 
+use super::housekeeping::Sweep;
+
 /// The file that every process using the directory holds a shared lock on.
 const LOCK: &str = "casgate.lock";
 
 /// Age at which an unfinished file is swept away though other processes use the directory: none of
 /// them keeps an upload that long.
-const STALE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// A store that can't be opened. The URL comes from the configuration, so the texts say what to
 /// write there.
@@ -89,18 +91,18 @@ pub(super) struct Location {
     /// Held shared while the store lives, so that no other process takes its unfinished files for
     /// those of a crash.
     pub(super) lock: Option<File>,
+    /// What an earlier process may have left there.
+    pub(super) sweep: Option<Sweep>,
 }
 
 impl Location {
     /// Opens what `url` names. Blocks on the file system.
-    ///
-    /// What an earlier process left unfinished is swept away by a thread of its own, for a large
-    /// store takes a while to walk.
     pub(super) fn open(url: &str) -> Result<Self, OpenError> {
         let Some(path) = directory(url)? else {
             return Ok(Self {
                 objects: Arc::new(InMemory::new()),
                 lock: None,
+                sweep: None,
             });
         };
         fs::create_dir_all(&path).map_err(|source| match path.exists() && !path.is_dir() {
@@ -119,13 +121,14 @@ impl Location {
             source,
         };
         let objects = LocalFileSystem::new_with_prefix(&path).map_err(unusable)?;
-        let before = claimed.unfinished_before;
-        let root = path.clone();
-        std::thread::spawn(move || sweep(&root, before));
         Ok(Self {
             // An answer to an upload is a promise: the file and its directory entry are on disk.
             objects: Arc::new(objects.with_fsync(true)),
             lock: Some(claimed.lock),
+            sweep: Some(Sweep {
+                root: path,
+                before: claimed.unfinished_before,
+            }),
         })
     }
 }
@@ -196,7 +199,7 @@ fn claim(directory: &Path) -> io::Result<Claim> {
 
 /// Removes unfinished files below `directory` that were last written before `before`. The object
 /// store writes `NAME#1` and renames it to `NAME`; it neither lists nor reads such files.
-fn sweep(directory: &Path, before: SystemTime) {
+pub(super) fn sweep(directory: &Path, before: SystemTime) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
