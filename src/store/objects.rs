@@ -207,3 +207,61 @@ impl Bounded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+    use std::sync::mpsc::channel;
+
+    use bytes::Bytes;
+    use futures_util::{FutureExt, poll};
+    use object_store::memory::InMemory;
+    use prometheus::{IntCounter, IntGauge};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_that_leaves_is_gone_already_and_its_successor_waits_until_it_is() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let (housekeeping, _tasks) = channel();
+        let objects = Objects::new(Arc::clone(&store), housekeeping);
+        let gauge = |name| IntGauge::new(name, "of a test").unwrap();
+        let counter = |name| IntCounter::new(name, "of a test").unwrap();
+        let meters = Meters {
+            bytes: gauge("bytes"),
+            quota: gauge("quota"),
+            evicted: counter("evicted"),
+            evicted_bytes: counter("evicted_bytes"),
+        };
+        let waits = Waits {
+            grace: std::time::Duration::ZERO,
+            ..Waits::default()
+        };
+        objects.set_quota(Some(1 << 30), meters.clone(), waits);
+        let space = objects.space.get().unwrap();
+        let hash = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let path = Path::from(format!("cas/_/2c/{hash}-5"));
+        let payload = || PutPayload::from(Bytes::from_static(b"hello"));
+        objects.put(&path, payload()).await.unwrap();
+        assert_eq!(objects.size(&path).await.unwrap(), Some(5));
+        let found = objects.get(&path, None).await.unwrap().unwrap();
+        assert!(space.dismiss(&path).is_none(), "it is read");
+        drop(found);
+
+        let leaving = space.dismiss(&path).unwrap();
+        assert!(space.dismiss(&path).is_none());
+        assert_eq!(objects.size(&path).await.unwrap(), None);
+        assert!(objects.get(&path, None).await.unwrap().is_none());
+        let mut put = std::pin::pin!(objects.put(&path, payload()));
+        for _ in 0..10 {
+            assert!(poll!(&mut put).is_pending());
+            tokio::task::yield_now().await;
+        }
+        store.delete(&path).await.unwrap();
+        leaving.removed();
+        put.await.unwrap();
+        assert_eq!(objects.size(&path).await.unwrap(), Some(5));
+        assert!(store.head(&path).now_or_never().unwrap().is_ok());
+        assert_eq!(meters.bytes.get(), 4096);
+    }
+}
