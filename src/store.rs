@@ -73,6 +73,7 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use self::blobs::Blobs;
+use self::completeness::WholeTrees;
 use self::fault::Fault;
 use self::location::Location;
 use self::objects::Objects;
@@ -138,6 +139,7 @@ impl Store {
             objects,
             uploads: Arc::default(),
             trees: Semaphore::new(TREES),
+            whole_trees: completeness::no_trees(),
             _lock: location.lock,
         });
         let routes = routes(&cache);
@@ -198,6 +200,7 @@ struct Cache {
     uploads: Arc<Uploads>,
     /// Turns for decoding a `Tree`, which takes several times its size.
     trees: Semaphore,
+    whole_trees: WholeTrees,
     _lock: Option<File>,
 }
 

@@ -1,6 +1,7 @@
 //! Whether all that a name stands for is here.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -17,6 +18,19 @@ use super::walk::{Stop, Walk};
 /// out: nobody could say whether it is complete, and whoever may write results could have a reader's
 /// call take any amount of work.
 const LARGEST_TREES: u64 = 64 << 20;
+
+/// Trees that were found whole a moment ago, and when that was looked for.
+pub(super) type WholeTrees = moka::future::Cache<(Instance, BlobDigest), u64>;
+
+/// How long they are remembered. Another process on the same directory may remove something.
+const FRESH: Duration = Duration::from_secs(60);
+/// How many are remembered.
+const MOST_TREES: u64 = 10_000;
+
+pub(super) fn no_trees() -> WholeTrees {
+    let cache = WholeTrees::builder().max_capacity(MOST_TREES).time_to_live(FRESH);
+    cache.build()
+}
 
 impl Cache {
     /// Whether everything that a result names is here. Each blob of it is used by that.
@@ -44,9 +58,22 @@ impl Cache {
     }
 
     /// Whether a directory and everything below it is here. Each blob of it is used by that.
+    ///
+    /// A tree that was found whole is believed to be for a minute, or until something is removed that was used since.
     pub(super) async fn holds_tree(&self, instance: &Instance, root: &BlobDigest) -> Result<bool, Fault> {
+        let tree = (instance.clone(), *root);
+        let found = self.whole_trees.get(&tree).await;
+        if found.is_some_and(|time| self.objects.keeps_since(time)) {
+            return Ok(true);
+        }
+        let time = self.objects.now();
         let mut wanted = Wanted::default();
-        Ok(self.want_directory(instance, *root, &mut wanted).await? && self.holds_all(instance, wanted).await?)
+        let whole =
+            self.want_directory(instance, *root, &mut wanted).await? && self.holds_all(instance, wanted).await?;
+        if whole {
+            self.whole_trees.insert(tree, time).await;
+        }
+        Ok(whole)
     }
 
     async fn holds_all(&self, instance: &Instance, wanted: Wanted) -> Result<bool, Fault> {

@@ -1,7 +1,7 @@
 //! Where a store keeps its objects: the URL, the directory, and what a crash left in it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,9 @@ const LOCK: &str = "casgate.lock";
 /// Age at which an unfinished file is swept away though other processes use the directory: none of
 /// them keeps an upload that long.
 pub(super) const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the clock of the file system may lag behind the system's.
+const LAG: Duration = Duration::from_secs(1);
 
 /// A store that can't be opened. The URL comes from the configuration, so the texts say what to
 /// write there.
@@ -182,8 +185,15 @@ fn claim(directory: &Path) -> io::Result<Claim> {
         }
     };
     lock.set_len(0)?;
-    lock.write_all(std::process::id().to_string().as_bytes())?;
-    let now = lock.metadata()?.modified()?;
+    let now = match lock.write_all(std::process::id().to_string().as_bytes()) {
+        Ok(()) => lock.metadata()?.modified()?,
+        // What a full disk holds can still be read, and what is unfinished must be swept off it.
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            tracing::warn!(%error, "the disk of the store is full");
+            SystemTime::now() - LAG
+        }
+        Err(error) => return Err(error),
+    };
     if let Err(error) = lock.lock_shared() {
         tracing::warn!(%error, "the store's directory can't be locked");
     }

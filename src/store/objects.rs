@@ -97,6 +97,16 @@ impl Objects {
         Ok(Some(Found { result, hold }))
     }
 
+    /// The time, for [`keeps_since`](Self::keeps_since).
+    pub(super) fn now(&self) -> u64 {
+        self.space.get().map_or(0, |space| space.now())
+    }
+
+    /// Whether all that was used at or after `time` is still there, as far as this process knows.
+    pub(super) fn keeps_since(&self, time: u64) -> bool {
+        self.space.get().is_none_or(|space| space.keeps_since(time))
+    }
+
     /// Whether an object of `size` bytes can be here at all.
     ///
     /// # Errors

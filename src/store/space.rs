@@ -91,6 +91,8 @@ pub(super) struct Space {
     arriving: AtomicU64,
     shards: Vec<Mutex<Shard>>,
     places: Places,
+    /// Nothing was removed that was used after this.
+    removed_until: AtomicU64,
     /// Wakes who waits for room, or for an object that leaves.
     left: Notify,
     begun: (Instant, u64),
@@ -126,6 +128,7 @@ impl Space {
             arriving: AtomicU64::new(0),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             places: Places::default(),
+            removed_until: AtomicU64::new(0),
             left: Notify::new(),
             begun: (Instant::now(), millis(since)),
             housekeeping,
@@ -278,6 +281,11 @@ impl Space {
         }
     }
 
+    /// Whether all that was used at or after `time` is still there.
+    pub(super) fn keeps_since(&self, time: u64) -> bool {
+        self.removed_until.load(Ordering::Acquire) < time
+    }
+
     /// Takes an object into the index unless it is there.
     fn find(&self, key: Key, bytes: u64, used: u64, noted: u32) {
         let blocks = blocks(bytes);
@@ -320,7 +328,7 @@ impl Space {
     }
 
     /// Milliseconds since 1970, by a clock that does not jump.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         let (begun, at) = self.begun;
         at + millis(begun.elapsed())
     }

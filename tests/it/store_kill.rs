@@ -3,19 +3,12 @@
 //!
 //! `CASGATE_KILL_ROUNDS=200 cargo test --test it -- store_kill --nocapture` is the long run; `CASGATE_KILL_SEED` repeats one.
 
-mod acknowledged;
-mod storm;
-
 use std::collections::HashSet;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::harness::gate::{Config, Gate};
+use crate::harness::store::{Blob, Clients, Kind, Named, Random, digest, files, hash, program, unfinished};
 use crate::harness::until;
-
-use acknowledged::{Log, Random, hash};
-use storm::Clients;
 
 /// Rounds unless told otherwise.
 const ROUNDS: u64 = 20;
@@ -42,9 +35,9 @@ async fn what_was_acknowledged_outlives_kill_9_and_nothing_unfinished_does() {
         let mut hashed = HashSet::new();
         for _ in 0..SPAN.min(rounds - round) {
             round += 1;
-            let (gate, clients) = start(folder.path()).await;
+            let (gate, clients) = program(folder.path(), "", "").await;
             let storms: Vec<_> = (0..CLIENTS)
-                .map(|_| tokio::spawn(storm::push(clients.another(), random.next())))
+                .map(|_| tokio::spawn(push(clients.another(), random.next())))
                 .collect();
             tokio::time::sleep(Duration::from_millis(random.next() % LONGEST)).await;
             // It ends the program by SIGKILL.
@@ -55,8 +48,8 @@ async fn what_was_acknowledged_outlives_kill_9_and_nothing_unfinished_does() {
             }
             let left = unfinished(folder.path()).len();
 
-            let (gate, mut clients) = start(folder.path()).await;
-            let found = clients.check(&last).await;
+            let (gate, mut clients) = program(folder.path(), "", "").await;
+            let found = check(&mut clients, &last).await;
             until("unfinished files are gone", || unfinished(folder.path()).is_empty()).await;
             let visible = check_files(&folder.path().join("cas"), &mut hashed);
             drop(gate);
@@ -70,8 +63,8 @@ async fn what_was_acknowledged_outlives_kill_9_and_nothing_unfinished_does() {
             sum.left += left;
             all.add(last);
         }
-        let (_gate, mut clients) = start(folder.path()).await;
-        clients.check(&all).await;
+        let (_gate, mut clients) = program(folder.path(), "", "").await;
+        check(&mut clients, &all).await;
         println!("all {} of these rounds are still there", all.acknowledged());
     }
     let seconds = begun.elapsed().as_secs();
@@ -86,47 +79,12 @@ struct Sum {
     left: usize,
 }
 
-/// The real program on this folder, and what connects to it in the clear.
-async fn start(folder: &Path) -> (Gate, Clients) {
-    let mut config = Config::to_endpoint("unix:/nowhere");
-    config.top.push_str("\nlog = { format = \"json\" }");
-    config.backends = format!("[backends.store]\nstore = \"file:{}\"\n", folder.display());
-    let more = &mut config.more_listeners;
-    more.write_str("[[listen]]\naddress = \"127.0.0.1:0\"\ntls = false\n")
-        .unwrap();
-    config.rule("all", "\"anonymous\"", &["pull", "push"], None);
-    let gate = Gate::spawn(config).await;
-    let clients = Clients::of(gate.clear_address().await);
-    (gate, clients)
-}
-
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(
         text.parse()
             .unwrap_or_else(|_| panic!("{variable}: `{text}` is no number")),
     )
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        // Before the first blob there is no folder, and files come and go.
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
-                _ => found.push(entry.path()),
-            }
-        }
-    }
-    found
-}
-
-fn unfinished(folder: &Path) -> Vec<PathBuf> {
-    let mut files = files(folder);
-    files.retain(|file| file.to_str().unwrap().contains('#'));
-    files
 }
 
 /// No file is visible that has not the digest of its name. How many were not looked at before.
@@ -142,4 +100,94 @@ fn check_files(folder: &Path, hashed: &mut HashSet<PathBuf>) -> usize {
         new += 1;
     }
     new
+}
+
+/// What one storm has done, or several.
+#[derive(Default)]
+struct Log {
+    blobs: Vec<Blob>,
+    names: Vec<Named>,
+    /// Pushed without an answer: they may be there or not.
+    unanswered: Vec<Blob>,
+}
+
+impl Log {
+    fn add(&mut self, other: Log) {
+        self.blobs.extend(other.blobs);
+        self.names.extend(other.names);
+        self.unanswered.extend(other.unanswered);
+    }
+
+    fn acknowledged(&self) -> usize {
+        self.blobs.len() + self.names.len()
+    }
+
+    fn in_doubt(&self) -> usize {
+        self.unanswered.len()
+    }
+}
+
+/// Pushes until the other end is gone.
+async fn push(mut clients: Clients, seed: u64) -> Log {
+    let mut random = Random(seed);
+    let mut log = Log::default();
+    loop {
+        if random.next().is_multiple_of(3) {
+            let blob = Blob {
+                seed: random.next(),
+                size: (1 << 20) + (random.next() % (5 << 20)) as usize,
+            };
+            match clients.write(blob).await {
+                Ok(()) => log.blobs.push(blob),
+                Err(_) => {
+                    log.unanswered.push(blob);
+                    return log;
+                }
+            }
+        } else {
+            let count = 1 + random.next() % 6;
+            let blobs: Vec<_> = (0..count)
+                .map(|_| Blob {
+                    seed: random.next(),
+                    size: 1 + (random.next() % 60_000) as usize,
+                })
+                .collect();
+            let Ok(codes) = clients.batch(&blobs).await else {
+                log.unanswered.extend(blobs);
+                return log;
+            };
+            assert_eq!(codes, vec![0; blobs.len()]);
+            log.blobs.extend(blobs);
+        }
+        let kinds = [Kind::ActionResult, Kind::BlobAsset];
+        let named = Named {
+            name: random.next(),
+            kind: kinds[(random.next() % 2) as usize],
+            blob: log.blobs[log.blobs.len() - 1],
+        };
+        if clients.name(&named).await.is_err() {
+            return log;
+        }
+        log.names.push(named);
+    }
+}
+
+/// All that was acknowledged is there, and what was not is whole or not there. How many of the latter are.
+async fn check(clients: &mut Clients, log: &Log) -> usize {
+    let missing = clients.missing(&log.blobs).await;
+    assert!(missing.is_empty(), "acknowledged, and gone: {missing:?}");
+    for blob in &log.blobs {
+        clients.check_blob(*blob).await;
+    }
+    for named in &log.names {
+        clients.check_name(named).await;
+    }
+    let missing = clients.missing(&log.unanswered).await;
+    for blob in &log.unanswered {
+        let data = blob.bytes();
+        if !missing.contains(&digest(&data)) {
+            clients.check_blob(*blob).await;
+        }
+    }
+    log.unanswered.len() - missing.len()
 }

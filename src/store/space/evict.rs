@@ -31,6 +31,8 @@ pub(in crate::store) fn evict<E: std::fmt::Display>(space: &Space, remove: impl 
         evicted.short = need;
         return evicted;
     };
+    // Before the first one goes: who relies on one must not learn of it too late.
+    space.removed_until.fetch_max(until, Ordering::AcqRel);
     let now = space.now();
     evicted.age = now.saturating_sub(until) / 1000;
     for shard in &space.shards {

@@ -1,6 +1,8 @@
-//! Clients that push until they can't, and clients that look for what was pushed.
+//! The embedded store of the real program, and clients that push to it in the clear.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use bazel_remote_apis::build::bazel::remote::asset::v1::fetch_client::FetchClient;
 use bazel_remote_apis::build::bazel::remote::asset::v1::push_client::PushClient;
@@ -15,13 +17,52 @@ use reapi::content_addressable_storage_client::ContentAddressableStorageClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::acknowledged::{Blob, Kind, Log, Named, Random, digest};
+use super::gate::{Config, Gate};
+
+/// The real program with a store in this folder, and what connects to it in the clear. `keys` are further keys of the store,
+/// `commands` run in a shell before it.
+pub(crate) async fn program(folder: &Path, keys: &str, commands: &str) -> (Gate, Clients) {
+    let mut config = Config::to_endpoint("unix:/nowhere");
+    config.top.push_str("\nlog = { format = \"json\" }");
+    config.backends = format!("[backends.store]\nstore = \"file:{}\"\n{keys}\n", folder.display());
+    let more = &mut config.more_listeners;
+    more.push_str("[[listen]]\naddress = \"127.0.0.1:0\"\ntls = false\n");
+    config.rule("all", "\"anonymous\"", &["pull", "push"], None);
+    let gate = Gate::spawn_after(commands, config).await;
+    let clients = Clients::of(gate.clear_address().await);
+    (gate, clients)
+}
+
+/// SplitMix64: a generator that another one has seeded goes ways of its own.
+pub(crate) struct Random(pub(crate) u64);
+
+/// A blob, told by what makes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blob {
+    pub(crate) seed: u64,
+    pub(crate) size: usize,
+}
+
+/// A name that was given to a blob or a directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) name: u64,
+    pub(crate) kind: Kind,
+    pub(crate) blob: Blob,
+}
+
+/// What names it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    ActionResult,
+    BlobAsset,
+}
 
 /// Bytes in one message of an upload.
 const PIECE: usize = 64 << 10;
 
 /// Clients of one connection.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     address: SocketAddr,
     cas: ContentAddressableStorageClient<Channel>,
     bytes: ByteStreamClient<Channel>,
@@ -31,7 +72,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn of(address: SocketAddr) -> Clients {
+    pub(crate) fn of(address: SocketAddr) -> Clients {
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .unwrap()
             .connect_lazy();
@@ -46,31 +87,11 @@ impl Clients {
     }
 
     /// The same over a connection of its own.
-    pub(super) fn another(&self) -> Clients {
+    pub(crate) fn another(&self) -> Clients {
         Clients::of(self.address)
     }
 
-    /// All that was acknowledged is there, and what was not is whole or not there. How many of the latter are.
-    pub(super) async fn check(&mut self, log: &Log) -> usize {
-        let missing = self.missing(&log.blobs).await;
-        assert!(missing.is_empty(), "acknowledged, and gone: {missing:?}");
-        for blob in &log.blobs {
-            self.check_blob(*blob).await;
-        }
-        for named in &log.names {
-            self.check_name(named).await;
-        }
-        let missing = self.missing(&log.unanswered).await;
-        for blob in &log.unanswered {
-            let data = blob.bytes();
-            if !missing.contains(&digest(&data)) {
-                self.check_blob(*blob).await;
-            }
-        }
-        log.unanswered.len() - missing.len()
-    }
-
-    async fn missing(&mut self, blobs: &[Blob]) -> Vec<reapi::Digest> {
+    pub(crate) async fn missing(&mut self, blobs: &[Blob]) -> Vec<reapi::Digest> {
         let request = reapi::FindMissingBlobsRequest {
             blob_digests: blobs.iter().map(|blob| digest(&blob.bytes())).collect(),
             ..Default::default()
@@ -79,7 +100,7 @@ impl Clients {
         answer.into_inner().missing_blob_digests
     }
 
-    async fn check_blob(&mut self, blob: Blob) {
+    pub(crate) async fn check_blob(&mut self, blob: Blob) {
         let data = blob.bytes();
         let digest = digest(&data);
         let request = ReadRequest {
@@ -94,7 +115,7 @@ impl Clients {
         assert!(read == data, "{blob:?} has other bytes");
     }
 
-    async fn check_name(&mut self, named: &Named) {
+    pub(crate) async fn check_name(&mut self, named: &Named) {
         let blob = Some(digest(&named.blob.bytes()));
         let found = match named.kind {
             Kind::ActionResult => {
@@ -116,8 +137,8 @@ impl Clients {
         assert_eq!(found, blob, "{named:?}");
     }
 
-    /// Small blobs in one call. Each of them is acknowledged for itself.
-    async fn batch(&mut self, blobs: &[Blob]) -> Result<(), Status> {
+    /// Small blobs in one call: the code of each.
+    pub(crate) async fn batch(&mut self, blobs: &[Blob]) -> Result<Vec<i32>, Status> {
         let update = |blob: &Blob| {
             let data = blob.bytes();
             Update {
@@ -135,11 +156,10 @@ impl Clients {
             .responses
             .into_iter()
             .map(|one| one.status.unwrap_or_default().code);
-        assert_eq!(codes.collect::<Vec<_>>(), vec![0; blobs.len()]);
-        Ok(())
+        Ok(codes.collect())
     }
 
-    async fn write(&mut self, blob: Blob) -> Result<(), Status> {
+    pub(crate) async fn write(&mut self, blob: Blob) -> Result<(), Status> {
         let data = blob.bytes();
         let digest = digest(&data);
         let name = format!("uploads/{}/blobs/{}/{}", blob.seed, digest.hash, digest.size_bytes);
@@ -159,7 +179,7 @@ impl Clients {
         Ok(())
     }
 
-    async fn name(&mut self, named: &Named) -> Result<(), Status> {
+    pub(crate) async fn name(&mut self, named: &Named) -> Result<(), Status> {
         let blob = Some(digest(&named.blob.bytes()));
         match named.kind {
             Kind::ActionResult => {
@@ -185,47 +205,40 @@ impl Clients {
     }
 }
 
-/// Pushes until the other end is gone.
-pub(super) async fn push(mut clients: Clients, seed: u64) -> Log {
-    let mut random = Random(seed);
-    let mut log = Log::default();
-    loop {
-        if random.next().is_multiple_of(3) {
-            let blob = Blob {
-                seed: random.next(),
-                size: (1 << 20) + (random.next() % (5 << 20)) as usize,
-            };
-            match clients.write(blob).await {
-                Ok(()) => log.blobs.push(blob),
-                Err(_) => {
-                    log.unanswered.push(blob);
-                    return log;
-                }
-            }
-        } else {
-            let count = 1 + random.next() % 6;
-            let blobs: Vec<_> = (0..count)
-                .map(|_| Blob {
-                    seed: random.next(),
-                    size: 1 + (random.next() % 60_000) as usize,
-                })
-                .collect();
-            if clients.batch(&blobs).await.is_err() {
-                log.unanswered.extend(blobs);
-                return log;
-            }
-            log.blobs.extend(blobs);
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Blob {
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let mut random = Random(self.seed);
+        let mut bytes = Vec::with_capacity(self.size + 8);
+        while bytes.len() < self.size {
+            bytes.extend(random.next().to_le_bytes());
         }
-        let kinds = [Kind::ActionResult, Kind::BlobAsset];
-        let named = Named {
-            name: random.next(),
-            kind: kinds[(random.next() % 2) as usize],
-            blob: log.blobs[log.blobs.len() - 1],
-        };
-        if clients.name(&named).await.is_err() {
-            return log;
-        }
-        log.names.push(named);
+        bytes.truncate(self.size);
+        bytes
+    }
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> reapi::Digest {
+    reapi::Digest {
+        hash: hash(bytes),
+        size_bytes: bytes.len() as i64,
     }
 }
 
@@ -235,4 +248,27 @@ fn action(name: u64) -> reapi::Digest {
 
 fn uri(name: u64) -> String {
     format!("urn:casgate:test:{name}")
+}
+
+/// Every file below a folder.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        // Before the first blob there is no folder, and files come and go.
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ => found.push(entry.path()),
+            }
+        }
+    }
+    found
+}
+
+/// Those that are not finished.
+pub(crate) fn unfinished(folder: &Path) -> Vec<PathBuf> {
+    let mut files = files(folder);
+    files.retain(|file| file.to_str().unwrap().contains('#'));
+    files
 }
