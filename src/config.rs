@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod problem;
+pub mod size;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;

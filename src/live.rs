@@ -126,15 +126,21 @@ impl Live {
             .as_ref()
             .map(|plan| open_audit(plan, metrics))
             .transpose()?;
-        let mut backends = Vec::new();
+        let mut backends: Vec<Arc<Backend>> = Vec::new();
         for plan in &snapshot.backends {
             let kept = before.iter().find(|backend| backend.fingerprint() == plan.fingerprint);
             backends.push(match kept {
                 Some(backend) => Arc::clone(backend),
                 None => {
-                    Arc::new(Backend::open(plan.clone(), threads, Arc::clone(metrics), store_runtime.clone()).await?)
+                    let others = before.iter().chain(&backends);
+                    let (metrics, runtime) = (Arc::clone(metrics), store_runtime.clone());
+                    Arc::new(Backend::open(plan.clone(), threads, metrics, runtime, others).await?)
                 }
             });
+        }
+        // Nothing can fail any more: a store that is kept does not get the quota of a configuration that is not taken.
+        for (plan, backend) in snapshot.backends.iter().zip(&backends) {
+            backend.set_quota(plan.quota);
         }
         metrics.not_after.reset();
         for (what, end) in ends(&snapshot) {

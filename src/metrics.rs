@@ -55,6 +55,14 @@ pub struct Metrics {
     pub backend_waiting: IntGaugeVec,
     /// `casgate_backend_wait_timeouts_total{backend}`: calls that got no stream in time.
     pub backend_wait_timeouts: IntCounterVec,
+    /// `casgate_store_bytes{backend}`: what an embedded store with a quota holds.
+    pub store_bytes: IntGaugeVec,
+    /// `casgate_store_quota_bytes{backend}`
+    pub store_quota: IntGaugeVec,
+    /// `casgate_store_evicted_total{backend}`: blobs, action results and assets that were removed to make room.
+    pub store_evicted: IntCounterVec,
+    /// `casgate_store_evicted_bytes_total{backend}`
+    pub store_evicted_bytes: IntCounterVec,
     /// `casgate_certificate_not_after_seconds{certificate}`
     pub not_after: IntGaugeVec,
     /// `casgate_audit_lost_lines_total`
@@ -267,6 +275,22 @@ impl Metrics {
                 "Calls that ended because they got no stream to a backend in time.",
                 &["backend"],
             )?,
+            store_bytes: gauges(
+                "casgate_store_bytes",
+                "Bytes that an embedded store with a quota holds.",
+                &["backend"],
+            )?,
+            store_quota: gauges(
+                "casgate_store_quota_bytes",
+                "Bytes that an embedded store may hold.",
+                &["backend"],
+            )?,
+            store_evicted: counters(
+                "casgate_store_evicted_total",
+                "Blobs, action results and assets that an embedded store removed to make room.",
+                &["backend"],
+            )?,
+            store_evicted_bytes: counters("casgate_store_evicted_bytes_total", "Their bytes.", &["backend"])?,
             not_after: gauges(
                 "casgate_certificate_not_after_seconds",
                 "End of the validity of certificates and revocation lists of the configuration, in seconds since 1970.",

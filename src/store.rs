@@ -21,8 +21,11 @@
 //!   message. `memory:` apart, no blob is ever held whole, except those in batches and directories.
 //! - An instance sees nothing of another one: not even that a blob exists there.
 //!
-//! # What it lacks
-//! It never deletes: neither blobs nor records have an end, other than the `expire_at` of assets.
+//! - With a quota, what was not used for the longest time is removed to stay below it; never what is being read or
+//!   written, or was stored a moment ago. A name is found only with all that it stands for.
+//! - A full disk is UNAVAILABLE for uploads; reads go on.
+//!
+//! Without a quota nothing is ever removed.
 //!
 //! # Layout
 //! ```text
@@ -38,13 +41,17 @@ mod blobs;
 mod bytestream;
 mod capabilities;
 mod cas;
+mod completeness;
 mod digest;
 mod fault;
+mod housekeeping;
 mod instance;
 mod location;
 mod name;
+mod objects;
 mod records;
 mod remote_asset;
+mod space;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -66,12 +73,16 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use self::blobs::Blobs;
+use self::completeness::WholeTrees;
 use self::fault::Fault;
 use self::location::Location;
+use self::objects::Objects;
 use self::records::Records;
+use self::space::Waits;
 use self::uploads::Uploads;
 
 pub use self::location::OpenError;
+pub use self::space::Meters;
 
 /// Largest message that is taken, in bytes. Clients send up to 4 MiB and what is around it.
 const LARGEST_MESSAGE: usize = 16 << 20;
@@ -89,6 +100,9 @@ const SEND_BUFFER: usize = 1 << 20;
 
 /// `Tree` messages that are decoded at a time.
 const TREES: usize = 4;
+
+/// The part of the quota that interrupted uploads may take, as its divisor.
+const PARKED: u64 = 8;
 
 /// How often a connection looks for uploads that nobody came back for.
 const TICK: Duration = Duration::from_secs(60);
@@ -117,15 +131,30 @@ impl Store {
             // The runtime is shutting down, or the thread panicked.
             Err(error) => return Err(OpenError::Interrupted(error.into())),
         };
+        let housekeeping = housekeeping::start(Arc::clone(&location.objects), location.sweep);
+        let objects = Objects::new(location.objects, housekeeping);
         let cache = Arc::new(Cache {
-            blobs: Blobs::new(Arc::clone(&location.objects)),
-            records: Records::new(location.objects),
+            blobs: Blobs::new(objects.clone()),
+            records: Records::new(objects.clone()),
+            objects,
             uploads: Arc::default(),
             trees: Semaphore::new(TREES),
+            whole_trees: completeness::no_trees(),
             _lock: location.lock,
         });
         let routes = routes(&cache);
         Ok(Self { cache, routes })
+    }
+
+    /// From now on the store keeps at most `quota` bytes, and removes what was not used for the longest time to stay below;
+    /// None for as much as the disk takes. What it holds is found out at the first quota, while it serves.
+    pub fn set_quota(&self, quota: Option<u64>, meters: Meters) {
+        self.limit(quota, meters, Waits::default());
+    }
+
+    fn limit(&self, quota: Option<u64>, meters: Meters, waits: Waits) {
+        self.cache.objects.set_quota(quota, meters, waits);
+        self.cache.uploads.set_limit(quota.map(|quota| quota / PARKED));
     }
 
     /// Serves one HTTP/2 connection (prior knowledge, RFC 9113, section 3.3) until the peer closes
@@ -165,11 +194,13 @@ impl Store {
 /// What all services work on.
 #[derive(Debug)]
 struct Cache {
+    objects: Objects,
     blobs: Blobs,
     records: Records,
     uploads: Arc<Uploads>,
     /// Turns for decoding a `Tree`, which takes several times its size.
     trees: Semaphore,
+    whole_trees: WholeTrees,
     _lock: Option<File>,
 }
 

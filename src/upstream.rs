@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use crate::connection::Caller;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
-use crate::snapshot::backends::{BackendPlan, Target};
-use crate::store::Store;
+use crate::snapshot::backends::{BackendPlan, MEMORY, Target};
+use crate::store::{Meters, Store};
 
 use dial::Dialer;
 use pool::Pool;
@@ -27,6 +27,7 @@ pub use stream::{Head, Sent};
 pub struct Backend {
     plan: BackendPlan,
     authority: Authority,
+    store: Option<Store>,
     pools: Vec<Pool>,
     metrics: Arc<Metrics>,
 }
@@ -85,7 +86,7 @@ impl Client {
 
 impl Backend {
     /// Prepares a backend for so many threads. Connections are made when calls need them; the embedded store is opened
-    /// here, and served on the runtime of `serve_on`.
+    /// here, unless one of `others` has it open, and served on the runtime of `serve_on`.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -94,28 +95,62 @@ impl Backend {
         threads: usize,
         metrics: Arc<Metrics>,
         serve_on: Handle,
+        others: impl Iterator<Item = &Arc<Backend>>,
     ) -> Result<Backend, OpenError> {
         let name = plan.name.to_string();
-        let store = match &plan.target {
-            Target::Store(url) => match Store::open(url).await {
+        let opened = others.filter_map(|other| other.shared_store(&plan)).next();
+        let store = match (&plan.target, opened) {
+            (Target::Store(_), Some(store)) => Some(store),
+            (Target::Store(url), None) => match Store::open(url).await {
                 Ok(store) => Some(store),
                 Err(error) => return Err(OpenError::Store { name, error }),
             },
-            Target::Unix(_) | Target::Tcp(_) | Target::Tls(..) => None,
+            (Target::Unix(_) | Target::Tcp(_) | Target::Tls(..), _) => None,
         };
         let authority = plan.target.authority();
         let authority =
             Authority::try_from(authority.as_str()).map_err(|_| OpenError::Authority { name, authority })?;
-        let dialer = Arc::new(Dialer::new(plan.target.clone(), store, serve_on));
+        let dialer = Arc::new(Dialer::new(plan.target.clone(), store.clone(), serve_on));
         let pools = (0..threads)
             .map(|_| Pool::new(&plan, Arc::clone(&dialer), &metrics))
             .collect();
         Ok(Backend {
             plan,
             authority,
+            store,
             pools,
             metrics,
         })
+    }
+
+    /// The open store, if it is that of a plan. One quota can be kept only where there is one account.
+    fn shared_store(&self, plan: &BackendPlan) -> Option<Store> {
+        match (&self.plan.target, &plan.target) {
+            (Target::Store(mine), Target::Store(other)) if mine == other => {}
+            _ => return None,
+        }
+        let is_memory = matches!(&plan.target, Target::Store(url) if url == MEMORY);
+        let store = self
+            .store
+            .as_ref()
+            .filter(|_| !is_memory || self.plan.name == plan.name);
+        store.cloned()
+    }
+
+    /// From now on an embedded store keeps so many bytes.
+    pub fn set_quota(&self, quota: Option<u64>) {
+        if let Some(store) = &self.store {
+            let backend = [self.name()];
+            store.set_quota(
+                quota,
+                Meters {
+                    bytes: self.metrics.store_bytes.with_label_values(&backend),
+                    quota: self.metrics.store_quota.with_label_values(&backend),
+                    evicted: self.metrics.store_evicted.with_label_values(&backend),
+                    evicted_bytes: self.metrics.store_evicted_bytes.with_label_values(&backend),
+                },
+            );
+        }
     }
 
     /// Its name in the configuration.

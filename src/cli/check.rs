@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::config;
+use crate::config::size::Size;
 use crate::policy::instance::InstancePattern;
 use crate::policy::kindness::Kindness;
 use crate::policy::method::Service;
@@ -68,7 +69,10 @@ pub fn describe(snapshot: &Snapshot) -> String {
             Target::Unix(path) => format!("unix:{}", path.display()),
             Target::Tcp(_) => format!("http://{}", plan.target.authority()),
             Target::Tls(..) => format!("https://{}", plan.target.authority()),
-            Target::Store(url) => format!("embedded store {url}"),
+            Target::Store(url) => match plan.quota {
+                Some(quota) => format!("embedded store {url} with a quota of {}", Size::text(quota)),
+                None => format!("embedded store {url} without a quota"),
+            },
         };
         let _ = writeln!(text, "backend {}: {target}, serves {}", plan.name, services.join(", "));
     }

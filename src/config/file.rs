@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Deserializer};
 
+use super::size::Size;
 use crate::policy::kindness::{DeniedPush, PushProbe};
 use crate::route::Completeness;
 
@@ -248,6 +249,9 @@ pub struct Backend {
     pub endpoint: Key<String>,
     /// `store = "file:/path"` or `"memory:"`: the embedded backend, instead of `endpoint`.
     pub store: Key<String>,
+    /// `quota = "100GiB"`: how much the embedded store keeps, at least 16 MiB: what was not used for the longest time is
+    /// removed (default: all that the disk takes).
+    pub quota: Key<Size>,
     /// `ca = "ca.crt"`: PEM file with the CA certificates that an `https://` endpoint is checked against.
     pub ca: Key<String>,
     /// `certificate = "client.crt"`: PEM file with the client certificate shown to an `https://` endpoint.

@@ -22,6 +22,12 @@ use super::routes;
 /// Connections that a thread opens at most to a backend with too few streams, unless told otherwise.
 const MAX_CONNECTIONS: usize = 8;
 
+/// The store of a backend that ends with the process, each with its own.
+pub const MEMORY: &str = "memory:";
+
+/// The smallest quota of an embedded store, in bytes: what fits into one message must fit into it.
+const LEAST_QUOTA: u64 = 16 << 20;
+
 /// A backend as the configuration describes it.
 #[derive(Clone, Debug)]
 pub struct BackendPlan {
@@ -33,6 +39,8 @@ pub struct BackendPlan {
     pub connections: usize,
     /// How many when the backend allows no more streams on these.
     pub max_connections: usize,
+    /// How many bytes the embedded store keeps. Not in the fingerprint: it can change under a store that is open.
+    pub quota: Option<u64>,
     /// What it is told of who calls.
     pub forward: Forward,
     /// Equal for two plans of the same backend, so that a reload can keep its connections.
@@ -92,6 +100,7 @@ pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> (Vec<Ba
         if let Some(table) = report.value(table, &at)
             && let Some(plan) = backend(loaded, name, table, &at, policy, report)
         {
+            check_shared(&plan, &plans, &at, report);
             plans.push(plan);
         }
     }
@@ -115,6 +124,7 @@ fn backend(
         &[
             "endpoint",
             "store",
+            "quota",
             "ca",
             "certificate",
             "key",
@@ -139,6 +149,16 @@ fn backend(
     }
     let endpoint = report.value(&table.endpoint, &key("endpoint")).cloned();
     let store = report.value(&table.store, &key("store")).cloned();
+    let quota = report.value(&table.quota, &key("quota")).map(|size| size.0);
+    if quota.is_some_and(|quota| quota < LEAST_QUOTA) {
+        report.add(key("quota"), "is less than 16MiB");
+    }
+    if table.quota != Key::Absent && table.store == Key::Absent {
+        report.add(
+            key("quota"),
+            "is only for a `store`: other servers have quotas of their own",
+        );
+    }
     let is_https = endpoint.as_deref().is_some_and(|text| text.starts_with("https://"));
     if !is_https {
         for (part, value) in [
@@ -194,9 +214,21 @@ fn backend(
         target: target?,
         connections,
         max_connections,
+        quota,
         forward: forward.unwrap_or_default(),
         fingerprint: id,
     })
+}
+
+/// Two backends may be one store, which has one quota.
+fn check_shared(plan: &BackendPlan, others: &[BackendPlan], at: &str, report: &mut Report) {
+    let Target::Store(url) = &plan.target else { return };
+    for other in others {
+        if matches!(&other.target, Target::Store(same) if same == url && url != MEMORY) && other.quota != plan.quota {
+            let text = format!("is not that of backend `{}`, which has the same store", other.name);
+            report.add(format!("{at}.quota"), text);
+        }
+    }
 }
 
 fn endpoint(
@@ -256,7 +288,7 @@ fn parse_authority(text: &str) -> Option<Authority> {
 }
 
 fn store_url(loaded: &Loaded, url: &str, key: &str, report: &mut Report) -> Option<String> {
-    if url == "memory:" {
+    if url == MEMORY {
         return Some(url.to_owned());
     }
     match url.strip_prefix("file:") {

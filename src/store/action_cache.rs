@@ -1,26 +1,15 @@
 //! `ActionCache`: results at `ac/<instance>/<2 hex>/<hash>-<size>`.
 
-use std::collections::HashSet;
-
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use prost::Message;
 use reapi::action_cache_server::ActionCache;
 use tonic::{Request, Response, Status};
 
 use super::blobs::by_digest;
-use super::cas::AT_ONCE;
 use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
-use super::walk::{Stop, Walk};
 use super::{Cache, check_digest_function};
-
-/// Most bytes of `Tree` messages that are read to check one result. A result with more is never given
-/// out: nobody could say whether it is complete, and whoever may write results could have a reader's
-/// call take any amount of work.
-const LARGEST_TREES: u64 = 64 << 20;
 
 #[tonic::async_trait]
 impl ActionCache for Cache {
@@ -37,6 +26,7 @@ impl ActionCache for Cache {
         let found = self.records.read(&path(&instance, &action)).await?;
         let result: reapi::ActionResult = found.ok_or(Fault::NoActionResult(action))?;
         if !self.is_complete(&instance, &result).await? {
+            self.records.forget(&path(&instance, &action), &result).await?;
             return Err(Fault::NoActionResult(action).into());
         }
         Ok(Response::new(result))
@@ -53,137 +43,6 @@ impl ActionCache for Cache {
         let result = request.action_result.ok_or(Fault::Absent("action_result"))?;
         self.records.write(&path(&instance, &action), &result).await?;
         Ok(Response::new(result))
-    }
-}
-
-impl Cache {
-    async fn is_complete(&self, instance: &Instance, result: &reapi::ActionResult) -> Result<bool, Fault> {
-        let mut wanted = Wanted::default();
-        for file in &result.output_files {
-            wanted.file(file.digest.as_ref());
-        }
-        wanted.stream(result.stdout_digest.as_ref());
-        wanted.stream(result.stderr_digest.as_ref());
-        let mut met = HashSet::new();
-        for directory in &result.output_directories {
-            // The same directory under another path is the same again.
-            if !met.insert((directory.tree_digest.as_ref(), directory.root_directory_digest.as_ref())) {
-                continue;
-            }
-            if !self.want_tree(instance, directory, &mut wanted).await? {
-                return Ok(false);
-            }
-            if !self.want_root(instance, directory, &mut wanted).await? {
-                return Ok(false);
-            }
-        }
-        if wanted.malformed {
-            return Ok(false);
-        }
-        let all_here = stream::iter(wanted.digests)
-            .map(|digest| async move { self.blobs.holds(instance, &digest).await })
-            .buffer_unordered(AT_ONCE)
-            .try_all(|here| async move { here })
-            .await?;
-        Ok(all_here)
-    }
-
-    /// Adds the files of an output directory that comes as a `Tree`; false where the tree itself
-    /// isn't here.
-    async fn want_tree(
-        &self,
-        instance: &Instance,
-        directory: &reapi::OutputDirectory,
-        wanted: &mut Wanted,
-    ) -> Result<bool, Fault> {
-        let Some(digest) = &directory.tree_digest else {
-            // Without a tree there has to be a root directory.
-            return Ok(directory.root_directory_digest.is_some());
-        };
-        let Ok(digest) = BlobDigest::parse(digest, "tree_digest") else {
-            return Ok(false);
-        };
-        wanted.tree_bytes = wanted.tree_bytes.saturating_add(digest.size());
-        if wanted.tree_bytes > LARGEST_TREES {
-            tracing::warn!(%digest, "trees are too large to be checked: their action result is a miss");
-            return Ok(false);
-        }
-        // Trees are decoded as a whole, so not many at a time.
-        let Ok(_turn) = self.trees.acquire().await else {
-            return Ok(false);
-        };
-        let Some(bytes) = self.blobs.load(instance, &digest).await? else {
-            return Ok(false);
-        };
-        let Ok(tree) = reapi::Tree::decode(bytes) else {
-            return Ok(false);
-        };
-        for directory in tree.root.iter().chain(&tree.children) {
-            for file in &directory.files {
-                wanted.file(file.digest.as_ref());
-            }
-        }
-        Ok(true)
-    }
-
-    /// Adds the files of an output directory that comes as `Directory` messages; false where one
-    /// of these isn't here.
-    async fn want_root(
-        &self,
-        instance: &Instance,
-        directory: &reapi::OutputDirectory,
-        wanted: &mut Wanted,
-    ) -> Result<bool, Fault> {
-        let Some(root) = &directory.root_directory_digest else {
-            return Ok(true);
-        };
-        let Ok(root) = BlobDigest::parse(root, "root_directory_digest") else {
-            return Ok(false);
-        };
-        let mut walk = Walk::new(self.blobs.clone(), instance.clone(), root);
-        loop {
-            match walk.next().await {
-                Ok(Some(Stop::Present(directory))) => {
-                    for file in &directory.files {
-                        wanted.file(file.digest.as_ref());
-                    }
-                }
-                Ok(None) => return Ok(true),
-                Ok(Some(Stop::Missing)) | Err(Fault::NotA { .. } | Fault::TooLarge { .. } | Fault::TreeTooLarge(_)) => {
-                    return Ok(false);
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
-    }
-}
-
-/// The blobs that have to be here.
-#[derive(Default)]
-struct Wanted {
-    digests: HashSet<BlobDigest>,
-    /// Size of the trees that were read to find them.
-    tree_bytes: u64,
-    /// One was asked for in a way that no blob can fulfil.
-    malformed: bool,
-}
-
-impl Wanted {
-    fn file(&mut self, digest: Option<&reapi::Digest>) {
-        match BlobDigest::required(digest, "digest") {
-            Ok(digest) => {
-                self.digests.insert(digest);
-            }
-            Err(_) => self.malformed = true,
-        }
-    }
-
-    /// Standard output or error: some clients send an empty message where there is none.
-    fn stream(&mut self, digest: Option<&reapi::Digest>) {
-        let given = digest.filter(|digest| **digest != reapi::Digest::default());
-        if given.is_some() {
-            self.file(given);
-        }
     }
 }
 

@@ -109,7 +109,8 @@ impl Cache {
     }
 
     /// The first of the names that has an asset which is alive, was pushed at `oldest` or later,
-    /// and whose blob (of a directory: the root) is here. Nothing is ever fetched from elsewhere.
+    /// and of which all is here: the blob, or the directory with everything below it. Nothing is ever fetched from
+    /// elsewhere.
     ///
     /// # Errors
     /// [`Fault::NoAsset`]; storage faults.
@@ -131,9 +132,17 @@ impl Cache {
             let too_old = oldest.is_some_and(|oldest| order(pushed) < order(oldest));
             let digest = BlobDigest::required(asset.digest.as_ref(), "digest");
             let Ok(digest) = digest else { continue };
-            if !expired && !too_old && self.blobs.holds(instance, &digest).await? {
+            if expired || too_old {
+                continue;
+            }
+            let whole = match kind {
+                Kind::Blob => self.blobs.holds(instance, &digest).await?,
+                Kind::Directory => self.holds_tree(instance, &digest).await?,
+            };
+            if whole {
                 return Ok(asset);
             }
+            self.records.forget(&path, &asset).await?;
         }
         Err(Fault::NoAsset(names.uris.join("`, `")))
     }

@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use object_store::GetResultPayload;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt};
 
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
 use super::instance::Instance;
+use super::objects::{Found, Objects};
+use super::space::Hold;
 use super::upload::Upload;
 
 /// Most bytes in one piece of a blob that is read, and so in one `ReadResponse`. Clients take
@@ -26,11 +27,11 @@ pub(super) type Pieces = BoxStream<'static, Result<Bytes, Fault>>;
 /// All blobs of all instances.
 #[derive(Clone, Debug)]
 pub(super) struct Blobs {
-    objects: Arc<dyn ObjectStore>,
+    objects: Objects,
 }
 
 impl Blobs {
-    pub(super) fn new(objects: Arc<dyn ObjectStore>) -> Self {
+    pub(super) fn new(objects: Objects) -> Self {
         Self { objects }
     }
 
@@ -40,11 +41,8 @@ impl Blobs {
         if *digest == BlobDigest::EMPTY {
             return Ok(true);
         }
-        match self.objects.head(&path(instance, digest)).await {
-            Ok(meta) => Ok(whole(digest, meta.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        let size = self.objects.size(&path(instance, digest)).await?;
+        Ok(size.is_some_and(|size| whole(digest, size)))
     }
 
     /// The bytes of `range`, which lies within the blob, or None where the blob isn't here.
@@ -61,10 +59,11 @@ impl Blobs {
         let Some(found) = self.find(instance, digest, range).await? else {
             return Ok(None);
         };
-        let range = found.range;
-        Ok(Some(match found.payload {
-            GetResultPayload::File(file, _) => from_file(*digest, file, range),
-            GetResultPayload::Stream(pieces) => from_stream(pieces),
+        let Found { result, hold } = found;
+        let range = result.range;
+        Ok(Some(match result.payload {
+            GetResultPayload::File(file, _) => from_file(*digest, file, range, hold),
+            GetResultPayload::Stream(pieces) => from_stream(pieces, hold),
         }))
     }
 
@@ -77,7 +76,7 @@ impl Blobs {
             return Ok(None);
         }
         match self.find(instance, digest, 0..digest.size()).await? {
-            Some(found) => Ok(Some(found.bytes().await?)),
+            Some(found) => Ok(Some(found.result.bytes().await?)),
             None => Ok(None),
         }
     }
@@ -102,29 +101,27 @@ impl Blobs {
         Ok(())
     }
 
-    /// Begins a blob that arrives piece by piece.
-    pub(super) fn upload(&self, instance: &Instance, digest: &BlobDigest) -> Upload {
-        Upload::new(Arc::clone(&self.objects), path(instance, digest), *digest)
+    /// Whether a blob of this size can be stored at all.
+    ///
+    /// # Errors
+    /// [`Fault::OverQuota`].
+    pub(super) fn check_size(&self, digest: &BlobDigest) -> Result<(), Fault> {
+        self.objects.check_size(digest.size())
     }
 
-    async fn find(
-        &self,
-        instance: &Instance,
-        digest: &BlobDigest,
-        range: Range<u64>,
-    ) -> Result<Option<GetResult>, Fault> {
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(range.clone())),
-            ..GetOptions::default()
-        };
+    /// Begins a blob that arrives piece by piece.
+    pub(super) fn upload(&self, instance: &Instance, digest: &BlobDigest) -> Upload {
+        Upload::new(self.objects.clone(), path(instance, digest), *digest)
+    }
+
+    async fn find(&self, instance: &Instance, digest: &BlobDigest, range: Range<u64>) -> Result<Option<Found>, Fault> {
         let path = path(instance, digest);
-        match self.objects.get_opts(&path, options).await {
-            Ok(found) if whole(digest, found.meta.size) => Ok(Some(found)),
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(None),
+        match self.objects.get(&path, Some(range)).await {
+            Ok(found) => Ok(found.filter(|found| whole(digest, found.result.meta.size))),
             // A file so short that the range lies outside it is as good as none.
-            Err(error) => match self.objects.head(&path).await {
-                Ok(meta) if !whole(digest, meta.size) => Ok(None),
-                Ok(_) | Err(_) => Err(error.into()),
+            Err(fault) => match self.objects.size(&path).await {
+                Ok(Some(size)) if !whole(digest, size) => Ok(None),
+                Ok(_) | Err(_) => Err(fault),
             },
         }
     }
@@ -152,10 +149,10 @@ fn whole(digest: &BlobDigest, size: u64) -> bool {
 
 /// Reads a file in pieces. One read of half a megabyte keeps a blocking thread for well under a
 /// millisecond, and holds no more than that for a stream whose client is slow.
-fn from_file(digest: BlobDigest, file: File, range: Range<u64>) -> Pieces {
-    let state = Some((file, range));
+fn from_file(digest: BlobDigest, file: File, range: Range<u64>, hold: Option<Hold>) -> Pieces {
+    let state = Some((file, range, hold));
     stream::try_unfold(state, move |state| async move {
-        let Some((mut file, range)) = state else {
+        let Some((mut file, range, hold)) = state else {
             return Ok(None);
         };
         let wanted = (range.end - range.start).min(PIECE as u64);
@@ -177,15 +174,15 @@ fn from_file(digest: BlobDigest, file: File, range: Range<u64>) -> Pieces {
             return Err(Fault::Damaged(digest));
         }
         let rest = range.start + wanted..range.end;
-        Ok(Some((Bytes::from(piece), Some((file, rest)))))
+        Ok(Some((Bytes::from(piece), Some((file, rest, hold)))))
     })
     .boxed()
 }
 
 /// Cuts what a store streams into pieces: the memory store gives a blob as one.
-fn from_stream(pieces: BoxStream<'static, object_store::Result<Bytes>>) -> Pieces {
-    let state = (pieces, Bytes::new());
-    stream::try_unfold(state, |(mut pieces, mut rest)| async move {
+fn from_stream(pieces: BoxStream<'static, object_store::Result<Bytes>>, hold: Option<Hold>) -> Pieces {
+    let state = (pieces, Bytes::new(), hold);
+    stream::try_unfold(state, |(mut pieces, mut rest, hold)| async move {
         while rest.is_empty() {
             match pieces.next().await {
                 Some(piece) => rest = piece?,
@@ -193,7 +190,7 @@ fn from_stream(pieces: BoxStream<'static, object_store::Result<Bytes>>) -> Piece
             }
         }
         let piece = rest.split_to(rest.len().min(PIECE));
-        Ok(Some((piece, (pieces, rest))))
+        Ok(Some((piece, (pieces, rest, hold))))
     })
     .boxed()
 }

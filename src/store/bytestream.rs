@@ -66,6 +66,7 @@ impl ByteStream for Cache {
             return Ok(answer);
         }
 
+        self.blobs.check_size(&digest)?;
         let start = || self.blobs.upload(&name.instance, &digest);
         let mut session = self.uploads.begin(&name, message.write_offset, start)?;
         loop {

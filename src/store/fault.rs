@@ -1,5 +1,7 @@
 //! Everything that can end a call to the store, and the gRPC status that says so.
 
+use std::io;
+
 use tonic::{Code, Status};
 
 use super::digest::BlobDigest;
@@ -143,6 +145,20 @@ pub(super) enum Fault {
     /// The storage's: a blob that was whole when it was opened has become shorter.
     #[error("blob {0} is damaged on the server")]
     Damaged(BlobDigest),
+    /// The caller's: more than the store may hold.
+    #[error("{size} bytes are more than this cache may hold, which is {quota} bytes; nothing was stored")]
+    OverQuota {
+        /// Bytes to be stored.
+        size: u64,
+        /// The quota, bytes.
+        quota: u64,
+    },
+    /// Nobody's: the quota is used up by what is in use.
+    #[error("the cache is full, and all that it holds is in use; try again")]
+    NoRoom,
+    /// The storage's: its disk is full.
+    #[error("the disk of the cache is full; try again when there is space")]
+    DiskFull(#[source] object_store::Error),
     /// The storage's. The source goes to the log, not to the caller: it names files.
     #[error("the cache can't use its storage; its log says why")]
     Storage(#[source] object_store::Error),
@@ -154,8 +170,9 @@ pub(super) enum Fault {
 impl Fault {
     /// The gRPC code that real clients expect.
     ///
-    /// A storage fault is UNAVAILABLE, for buildbox-casd tries again on nothing else; never
-    /// RESOURCE_EXHAUSTED, which BuildStream takes for success.
+    /// A storage fault is UNAVAILABLE, for buildbox-casd tries again on nothing else; so is a cache that is full for now.
+    /// Never RESOURCE_EXHAUSTED, which remote_execution.proto has for that: BuildStream takes it for success, and names what
+    /// was not stored.
     pub(super) fn code(&self) -> Code {
         match self {
             Self::Instance { .. }
@@ -172,9 +189,11 @@ impl Fault {
             | Self::Unfinished { .. } => Code::InvalidArgument,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::NoBlob(_) | Self::NoActionResult(_) | Self::NoAsset(_) | Self::NoUpload(_) => Code::NotFound,
-            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => Code::FailedPrecondition,
+            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) | Self::OverQuota { .. } => {
+                Code::FailedPrecondition
+            }
             Self::Damaged(_) => Code::DataLoss,
-            Self::UploadBusy(_) | Self::Storage(_) => Code::Unavailable,
+            Self::UploadBusy(_) | Self::NoRoom | Self::DiskFull(_) | Self::Storage(_) => Code::Unavailable,
             Self::Unsupported(_) => Code::Unimplemented,
         }
     }
@@ -182,18 +201,34 @@ impl Fault {
 
 impl From<object_store::Error> for Fault {
     fn from(source: object_store::Error) -> Self {
-        Self::Storage(source)
+        match is_disk_full(&source) {
+            true => Self::DiskFull(source),
+            false => Self::Storage(source),
+        }
     }
 }
 
 impl From<Fault> for Status {
     /// The only way from a fault to a caller, and so the place where storage faults are logged.
     fn from(fault: Fault) -> Self {
-        if let Fault::Storage(source) = &fault {
+        if let Fault::Storage(source) | Fault::DiskFull(source) = &fault {
             tracing::error!(error = %source, "storage fault");
         }
         Self::new(fault.code(), fault.to_string())
     }
+}
+
+/// Whether the system said ENOSPC or EDQUOT.
+fn is_disk_full(error: &object_store::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The caller's input in backticks, cut to a length that fits a trailer.

@@ -1,7 +1,7 @@
 //! Where a store keeps its objects: the URL, the directory, and what a crash left in it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,12 +11,17 @@ use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use percent_encoding::percent_decode_str;
 
+use super::housekeeping::Sweep;
+
 /// The file that every process using the directory holds a shared lock on.
 const LOCK: &str = "casgate.lock";
 
 /// Age at which an unfinished file is swept away though other processes use the directory: none of
 /// them keeps an upload that long.
-const STALE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// How far the clock of the file system may lag behind the system's.
+const LAG: Duration = Duration::from_secs(1);
 
 /// A store that can't be opened. The URL comes from the configuration, so the texts say what to
 /// write there.
@@ -89,18 +94,18 @@ pub(super) struct Location {
     /// Held shared while the store lives, so that no other process takes its unfinished files for
     /// those of a crash.
     pub(super) lock: Option<File>,
+    /// What an earlier process may have left there.
+    pub(super) sweep: Option<Sweep>,
 }
 
 impl Location {
     /// Opens what `url` names. Blocks on the file system.
-    ///
-    /// What an earlier process left unfinished is swept away by a thread of its own, for a large
-    /// store takes a while to walk.
     pub(super) fn open(url: &str) -> Result<Self, OpenError> {
         let Some(path) = directory(url)? else {
             return Ok(Self {
                 objects: Arc::new(InMemory::new()),
                 lock: None,
+                sweep: None,
             });
         };
         fs::create_dir_all(&path).map_err(|source| match path.exists() && !path.is_dir() {
@@ -119,13 +124,14 @@ impl Location {
             source,
         };
         let objects = LocalFileSystem::new_with_prefix(&path).map_err(unusable)?;
-        let before = claimed.unfinished_before;
-        let root = path.clone();
-        std::thread::spawn(move || sweep(&root, before));
         Ok(Self {
             // An answer to an upload is a promise: the file and its directory entry are on disk.
             objects: Arc::new(objects.with_fsync(true)),
             lock: Some(claimed.lock),
+            sweep: Some(Sweep {
+                root: path,
+                before: claimed.unfinished_before,
+            }),
         })
     }
 }
@@ -179,8 +185,15 @@ fn claim(directory: &Path) -> io::Result<Claim> {
         }
     };
     lock.set_len(0)?;
-    lock.write_all(std::process::id().to_string().as_bytes())?;
-    let now = lock.metadata()?.modified()?;
+    let now = match lock.write_all(std::process::id().to_string().as_bytes()) {
+        Ok(()) => lock.metadata()?.modified()?,
+        // What a full disk holds can still be read, and what is unfinished must be swept off it.
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            tracing::warn!(%error, "the disk of the store is full");
+            SystemTime::now() - LAG
+        }
+        Err(error) => return Err(error),
+    };
     if let Err(error) = lock.lock_shared() {
         tracing::warn!(%error, "the store's directory can't be locked");
     }
@@ -196,7 +209,7 @@ fn claim(directory: &Path) -> io::Result<Claim> {
 
 /// Removes unfinished files below `directory` that were last written before `before`. The object
 /// store writes `NAME#1` and renames it to `NAME`; it neither lists nor reads such files.
-fn sweep(directory: &Path, before: SystemTime) {
+pub(super) fn sweep(directory: &Path, before: SystemTime) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {

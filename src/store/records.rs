@@ -1,12 +1,12 @@
 //! Small messages in the object store: action results and assets.
 
-use std::sync::Arc;
-
+use bytes::Bytes;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use prost::Message;
 
 use super::fault::Fault;
+use super::objects::{Found, Objects};
 
 /// Largest record that is read, in bytes: what a request can carry.
 const LARGEST: u64 = super::LARGEST_MESSAGE as u64;
@@ -14,20 +14,18 @@ const LARGEST: u64 = super::LARGEST_MESSAGE as u64;
 /// Messages by path. A record is replaced as a whole or not at all.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
-    objects: Arc<dyn ObjectStore>,
+    objects: Objects,
 }
 
 impl Records {
-    pub(super) fn new(objects: Arc<dyn ObjectStore>) -> Self {
+    pub(super) fn new(objects: Objects) -> Self {
         Self { objects }
     }
 
     /// The record at `path`. One that can't be read is none: the caller makes it anew.
     pub(super) async fn read<M: Message + Default>(&self, path: &Path) -> Result<Option<M>, Fault> {
-        let found = match self.objects.get(path).await {
-            Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(Found { result: found, .. }) = self.objects.get(path, None).await? else {
+            return Ok(None);
         };
         if found.meta.size > LARGEST {
             tracing::warn!(%path, size = found.meta.size, "a record is too large: it is ignored");
@@ -44,6 +42,19 @@ impl Records {
                 Ok(None)
             }
         }
+    }
+
+    /// Removes the record at `path`, which names what is gone, unless another one was written there meanwhile. Nothing
+    /// without a quota: what is gone then may still come.
+    pub(super) async fn forget<M: Message>(&self, path: &Path, record: &M) -> Result<(), Fault> {
+        let same = |bytes: Bytes| bytes == record.encode_to_vec();
+        let check = |store: std::sync::Arc<dyn object_store::ObjectStore>| async move {
+            match store.get(path).await {
+                Ok(found) => found.bytes().await.is_ok_and(same),
+                Err(_) => false,
+            }
+        };
+        self.objects.remove_if(path, check).await
     }
 
     /// Writes the record at `path`, or replaces it.

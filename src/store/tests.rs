@@ -7,6 +7,7 @@ mod bytestream;
 mod cas;
 mod connection;
 mod durability;
+mod quota;
 mod resume;
 
 use std::future::{Ready, ready};

@@ -1,13 +1,12 @@
 //! One blob on its way in.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, UploadPart};
+use object_store::{MultipartUpload, PutPayload, UploadPart};
 
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
+use super::objects::{Bounded, Objects};
 
 /// Bytes that are collected before they go to the object store. A blob of less is written in one
 /// go, without a multipart upload and without an open file in between.
@@ -21,9 +20,11 @@ pub(super) const PART: usize = 512 << 10;
 /// that, it removes what it had written.
 #[derive(Debug)]
 pub(super) struct Upload {
-    objects: Arc<dyn ObjectStore>,
+    objects: Objects,
     path: Path,
     digest: BlobDigest,
+    /// As large as what has been received.
+    room: Bounded,
     state: State,
 }
 
@@ -42,8 +43,9 @@ struct State {
 }
 
 impl Upload {
-    pub(super) fn new(objects: Arc<dyn ObjectStore>, path: Path, digest: BlobDigest) -> Self {
+    pub(super) fn new(objects: Objects, path: Path, digest: BlobDigest) -> Self {
         Self {
+            room: objects.room(),
             objects,
             path,
             digest,
@@ -78,7 +80,7 @@ impl Upload {
     ///
     /// # Errors
     /// [`Fault::WrongSize`] where the blob gets longer than its digest says, and storage faults;
-    /// both end the upload.
+    /// both end the upload. [`Fault::NoRoom`], after which it may go on.
     pub(super) async fn push(&mut self, data: Bytes) -> Result<(), Fault> {
         if data.is_empty() {
             return Ok(());
@@ -92,10 +94,11 @@ impl Upload {
                 received,
             });
         }
+        self.room.grow(data.len() as u64).await?;
         let full = self.state.buffered + data.len() >= PART;
         let whole = received == self.digest.size() && self.state.multipart.is_none();
         if full && !whole && self.state.multipart.is_none() {
-            self.state.multipart = Some(self.objects.put_multipart(&self.path).await?);
+            self.state.multipart = Some(self.objects.begin(&self.path).await?);
         }
 
         self.state.hasher.update(&data);
@@ -129,15 +132,15 @@ impl Upload {
         }
         if self.state.multipart.is_none() {
             let payload = self.take_buffer();
-            self.objects.put(&self.path, payload).await?;
-            return Ok(());
+            return self.objects.put_into(self.room, &self.path, payload).await;
         }
         self.flush();
         self.settle().await?;
-        if let Some(mut multipart) = self.state.multipart.take() {
-            multipart.complete().await?;
+        let size = self.state.received;
+        match self.state.multipart.take() {
+            Some(parts) => self.objects.complete(self.room, &self.path, size, parts).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Gives what is buffered to the multipart upload.

@@ -21,7 +21,7 @@ const MOST: usize = 256;
 const MOST_BYTES: usize = 16 << 20;
 
 /// The uploads of one store. Interrupted ones live as long as the process, are forgotten after
-/// [`IDLE`], and the oldest make room for new ones beyond 256 of them or 16 MiB of memory.
+/// [`IDLE`], and the oldest make room for new ones beyond 256 of them, 16 MiB of memory, or a limit for the disk.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     table: Mutex<Table>,
@@ -29,6 +29,8 @@ pub(super) struct Uploads {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Most bytes of all interrupted uploads; None for any number.
+    limit: Option<u64>,
     running: HashMap<UploadName, Arc<AtomicU64>>,
     parked: HashMap<UploadName, Parked>,
 }
@@ -40,6 +42,11 @@ struct Parked {
 }
 
 impl Uploads {
+    /// From now on interrupted uploads may take so many bytes of the disk; None for any number.
+    pub(super) fn set_limit(&self, limit: Option<u64>) {
+        self.table().limit = limit;
+    }
+
     /// Starts an upload at offset 0, or goes on with an interrupted one. Two clients that start
     /// the same one at 0 do not disturb each other.
     ///
@@ -139,7 +146,8 @@ impl Table {
 
     fn is_over_limit(&self) -> bool {
         let bytes: usize = self.parked.values().map(|parked| parked.upload.buffered()).sum();
-        self.parked.len() > MOST || bytes > MOST_BYTES
+        let received: u64 = self.parked.values().map(|parked| parked.upload.received()).sum();
+        self.parked.len() > MOST || bytes > MOST_BYTES || self.limit.is_some_and(|limit| received > limit)
     }
 }
 

@@ -5,6 +5,8 @@ pub(crate) mod frames;
 pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod pki;
+pub(crate) mod small_disk;
+pub(crate) mod store;
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};

@@ -380,7 +380,6 @@ async fn tenants_see_nothing_of_each_others_references() {
     assert_eq!(update(&mut b, digest(&root)).await.code(), Some(0));
     let reply = get(&mut b).await;
     assert_eq!(reply.code(), Some(5), "{reply:?}");
-    assert!(reply.message().contains("blobs of the artifact are gone"), "{reply:?}");
     // Both call it the instance with the empty name; in that one there is nothing.
     assert_eq!(get(&mut gate.client("writer").await).await.code(), Some(5));
 }

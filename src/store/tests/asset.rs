@@ -1,7 +1,9 @@
 use bazel_remote_apis::build::bazel::remote::asset::v1 as asset_v1;
 use bazel_remote_apis::google::protobuf::Timestamp;
+use prost::Message;
 use tonic::Code;
 
+use super::cas::directory;
 use super::*;
 
 const URI: &str = "urn:fdc:buildstream.build:2020:artifact:project/element/key";
@@ -157,19 +159,27 @@ async fn assets_expire_and_grow_old() {
 }
 
 #[tokio::test]
-async fn an_asset_without_its_blob_is_not_found() {
+async fn an_asset_without_its_blobs_is_not_found() {
     let mut remote = Remote::in_memory().await;
     let gone = digest(b"gone");
+    let child = directory([("gone", gone.clone())], []).encode_to_vec();
+    let root = directory([], [("child", digest(&child))]).encode_to_vec();
     let request = push_blob(&[URI], Some(&gone));
     remote.push.push_blob(request).await.unwrap();
-    push_directory(&mut remote, &[URI], Some(&gone)).await.unwrap();
-    let error = remote.fetch.fetch_blob(fetch_blob(&[URI])).await.unwrap_err();
-    assert_eq!(error.code(), Code::NotFound);
-    let error = fetch_directory(&mut remote, &[URI]).await.unwrap_err();
-    assert_eq!(error.code(), Code::NotFound);
-    remote.store(b"gone").await;
+    push_directory(&mut remote, &[URI], Some(&digest(&root))).await.unwrap();
+    for blob in [b"gone".as_slice(), &root, &child] {
+        let error = fetch_directory(&mut remote, &[URI]).await.unwrap_err();
+        assert_eq!(error.code(), Code::NotFound);
+        let found = remote.fetch.fetch_blob(fetch_blob(&[URI])).await;
+        assert_eq!(found.is_ok(), blob != b"gone");
+        remote.store(blob).await;
+    }
     assert!(remote.fetch.fetch_blob(fetch_blob(&[URI])).await.is_ok());
     assert!(fetch_directory(&mut remote, &[URI]).await.is_ok());
+    // What is no directory can't be fetched as one.
+    push_directory(&mut remote, &[URI], Some(&gone)).await.unwrap();
+    let error = fetch_directory(&mut remote, &[URI]).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound);
 }
 
 fn owned(uris: &[&str]) -> Vec<String> {

@@ -293,6 +293,17 @@ impl Gate {
         self.address
     }
 
+    /// Where a program that was spawned listens in the clear.
+    pub(crate) async fn clear_address(&self) -> SocketAddr {
+        let mut address = None;
+        until("the program listens in the clear", || {
+            address = self.told_at_start("listening on http://");
+            address.is_some()
+        })
+        .await;
+        address.unwrap()
+    }
+
     /// The folder of the configuration.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()

@@ -1,0 +1,89 @@
+//! Makes room: what was not used for the longest time goes first.
+
+use std::sync::atomic::Ordering;
+
+use object_store::path::Path;
+
+use super::{LOW, Space, part};
+
+/// What became of an attempt to make room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Evicted {
+    /// Objects that went.
+    pub(in crate::store) objects: u64,
+    /// Their bytes.
+    pub(in crate::store) bytes: u64,
+    /// Bytes that should have gone beside these: what is there is in use.
+    pub(in crate::store) short: u64,
+    /// How long the youngest of them had not been used, in seconds.
+    pub(in crate::store) age: u64,
+}
+
+/// Removes objects, by `remove`, until the low mark is reached. Nothing where there is room.
+pub(in crate::store) fn evict<E: std::fmt::Display>(space: &Space, remove: impl Fn(&Path) -> Result<(), E>) -> Evicted {
+    space.asked.store(false, Ordering::Release);
+    let mut evicted = Evicted::default();
+    let need = space.taken().saturating_sub(part(space.quota(), LOW));
+    if space.taken() <= part(space.quota(), super::HIGH) {
+        return evicted;
+    }
+    let Some(until) = last_to_go(space, need) else {
+        evicted.short = need;
+        return evicted;
+    };
+    // Before the first one goes: who relies on one must not learn of it too late.
+    space.removed_until.fetch_max(until, Ordering::AcqRel);
+    let now = space.now();
+    evicted.age = now.saturating_sub(until) / 1000;
+    for shard in &space.shards {
+        let keys: Vec<_> = {
+            let shard = shard.lock();
+            let old = shard.entries.iter().filter(|(_, entry)| entry.used <= until);
+            old.map(|(key, _)| *key).collect()
+        };
+        for key in keys {
+            if evicted.bytes >= need {
+                return evicted;
+            }
+            let Some(leaving) = space.leave(key, until) else {
+                continue;
+            };
+            let bytes = leaving.bytes;
+            let path = space.places.path(&key);
+            match remove(&path) {
+                Ok(()) => {
+                    leaving.removed();
+                    evicted.objects += 1;
+                    evicted.bytes += bytes;
+                    space.meters.evicted.inc();
+                    space.meters.evicted_bytes.inc_by(bytes);
+                }
+                Err(error) => {
+                    tracing::warn!(target: "casgate::store", %path, %error, "can't be removed to make room");
+                }
+            }
+        }
+    }
+    evicted.short = need.saturating_sub(evicted.bytes);
+    evicted
+}
+
+/// The last use of the youngest object that has to go; None where none can.
+///
+/// It takes 16 bytes for each object for a moment, which is less than any list in order would take all the time.
+fn last_to_go(space: &Space, need: u64) -> Option<u64> {
+    let now = space.now();
+    let mut uses: Vec<(u64, u64)> = Vec::new();
+    for shard in &space.shards {
+        let shard = shard.lock();
+        let free = shard.entries.iter().filter(|(key, _)| !shard.is_kept(key, now));
+        uses.extend(free.map(|(_, entry)| (entry.used, entry.bytes())));
+    }
+    uses.sort_unstable();
+    let mut bytes = 0;
+    let last = uses.iter().find(|(_, size)| {
+        bytes += size;
+        bytes >= need
+    });
+    last.or(uses.last()).map(|(used, _)| *used)
+}

@@ -1,0 +1,274 @@
+//! The embedded store of the real program, and clients that push to it in the clear.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use bazel_remote_apis::build::bazel::remote::asset::v1::fetch_client::FetchClient;
+use bazel_remote_apis::build::bazel::remote::asset::v1::push_client::PushClient;
+use bazel_remote_apis::build::bazel::remote::asset::v1::{FetchBlobRequest, PushBlobRequest};
+use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+use bazel_remote_apis::google::bytestream::byte_stream_client::ByteStreamClient;
+use bazel_remote_apis::google::bytestream::{ReadRequest, WriteRequest};
+use futures_util::stream;
+use reapi::action_cache_client::ActionCacheClient;
+use reapi::batch_update_blobs_request::Request as Update;
+use reapi::content_addressable_storage_client::ContentAddressableStorageClient;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::gate::{Config, Gate};
+
+/// The real program with a store in this folder, and what connects to it in the clear. `keys` are further keys of the store,
+/// `commands` run in a shell before it.
+pub(crate) async fn program(folder: &Path, keys: &str, commands: &str) -> (Gate, Clients) {
+    let mut config = Config::to_endpoint("unix:/nowhere");
+    config.top.push_str("\nlog = { format = \"json\" }");
+    config.backends = format!("[backends.store]\nstore = \"file:{}\"\n{keys}\n", folder.display());
+    let more = &mut config.more_listeners;
+    more.push_str("[[listen]]\naddress = \"127.0.0.1:0\"\ntls = false\n");
+    config.rule("all", "\"anonymous\"", &["pull", "push"], None);
+    let gate = Gate::spawn_after(commands, config).await;
+    let clients = Clients::of(gate.clear_address().await);
+    (gate, clients)
+}
+
+/// SplitMix64: a generator that another one has seeded goes ways of its own.
+pub(crate) struct Random(pub(crate) u64);
+
+/// A blob, told by what makes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blob {
+    pub(crate) seed: u64,
+    pub(crate) size: usize,
+}
+
+/// A name that was given to a blob or a directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) name: u64,
+    pub(crate) kind: Kind,
+    pub(crate) blob: Blob,
+}
+
+/// What names it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    ActionResult,
+    BlobAsset,
+}
+
+/// Bytes in one message of an upload.
+const PIECE: usize = 64 << 10;
+
+/// Clients of one connection.
+pub(crate) struct Clients {
+    address: SocketAddr,
+    cas: ContentAddressableStorageClient<Channel>,
+    bytes: ByteStreamClient<Channel>,
+    actions: ActionCacheClient<Channel>,
+    fetch: FetchClient<Channel>,
+    push: PushClient<Channel>,
+}
+
+impl Clients {
+    pub(crate) fn of(address: SocketAddr) -> Clients {
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect_lazy();
+        Clients {
+            address,
+            cas: ContentAddressableStorageClient::new(channel.clone()).max_decoding_message_size(8 << 20),
+            bytes: ByteStreamClient::new(channel.clone()),
+            actions: ActionCacheClient::new(channel.clone()),
+            fetch: FetchClient::new(channel.clone()),
+            push: PushClient::new(channel),
+        }
+    }
+
+    /// The same over a connection of its own.
+    pub(crate) fn another(&self) -> Clients {
+        Clients::of(self.address)
+    }
+
+    pub(crate) async fn missing(&mut self, blobs: &[Blob]) -> Vec<reapi::Digest> {
+        let request = reapi::FindMissingBlobsRequest {
+            blob_digests: blobs.iter().map(|blob| digest(&blob.bytes())).collect(),
+            ..Default::default()
+        };
+        let answer = self.cas.find_missing_blobs(request).await.unwrap();
+        answer.into_inner().missing_blob_digests
+    }
+
+    pub(crate) async fn check_blob(&mut self, blob: Blob) {
+        let data = blob.bytes();
+        let digest = digest(&data);
+        let request = ReadRequest {
+            resource_name: format!("blobs/{}/{}", digest.hash, digest.size_bytes),
+            ..Default::default()
+        };
+        let mut pieces = self.bytes.read(request).await.unwrap().into_inner();
+        let mut read = Vec::new();
+        while let Some(piece) = pieces.message().await.unwrap() {
+            read.extend(piece.data);
+        }
+        assert!(read == data, "{blob:?} has other bytes");
+    }
+
+    pub(crate) async fn check_name(&mut self, named: &Named) {
+        let blob = Some(digest(&named.blob.bytes()));
+        let found = match named.kind {
+            Kind::ActionResult => {
+                let request = reapi::GetActionResultRequest {
+                    action_digest: Some(action(named.name)),
+                    ..Default::default()
+                };
+                let result = self.actions.get_action_result(request).await.unwrap().into_inner();
+                result.stdout_digest
+            }
+            Kind::BlobAsset => {
+                let request = FetchBlobRequest {
+                    uris: vec![uri(named.name)],
+                    ..Default::default()
+                };
+                self.fetch.fetch_blob(request).await.unwrap().into_inner().blob_digest
+            }
+        };
+        assert_eq!(found, blob, "{named:?}");
+    }
+
+    /// Small blobs in one call: the code of each.
+    pub(crate) async fn batch(&mut self, blobs: &[Blob]) -> Result<Vec<i32>, Status> {
+        let update = |blob: &Blob| {
+            let data = blob.bytes();
+            Update {
+                digest: Some(digest(&data)),
+                data,
+                ..Default::default()
+            }
+        };
+        let request = reapi::BatchUpdateBlobsRequest {
+            requests: blobs.iter().map(update).collect(),
+            ..Default::default()
+        };
+        let answer = self.cas.batch_update_blobs(request).await?.into_inner();
+        let codes = answer
+            .responses
+            .into_iter()
+            .map(|one| one.status.unwrap_or_default().code);
+        Ok(codes.collect())
+    }
+
+    pub(crate) async fn write(&mut self, blob: Blob) -> Result<(), Status> {
+        let data = blob.bytes();
+        let digest = digest(&data);
+        let name = format!("uploads/{}/blobs/{}/{}", blob.seed, digest.hash, digest.size_bytes);
+        let last = data.len().div_ceil(PIECE) - 1;
+        let pieces: Vec<_> = data
+            .chunks(PIECE)
+            .enumerate()
+            .map(|(index, piece)| WriteRequest {
+                resource_name: name.clone(),
+                write_offset: (index * PIECE) as i64,
+                finish_write: index == last,
+                data: piece.to_vec(),
+            })
+            .collect();
+        let answer = self.bytes.write(stream::iter(pieces)).await?;
+        assert_eq!(answer.into_inner().committed_size, digest.size_bytes);
+        Ok(())
+    }
+
+    pub(crate) async fn name(&mut self, named: &Named) -> Result<(), Status> {
+        let blob = Some(digest(&named.blob.bytes()));
+        match named.kind {
+            Kind::ActionResult => {
+                let request = reapi::UpdateActionResultRequest {
+                    action_digest: Some(action(named.name)),
+                    action_result: Some(reapi::ActionResult {
+                        stdout_digest: blob,
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                };
+                self.actions.update_action_result(request).await.map(drop)
+            }
+            Kind::BlobAsset => {
+                let request = PushBlobRequest {
+                    uris: vec![uri(named.name)],
+                    blob_digest: blob,
+                    ..Default::default()
+                };
+                self.push.push_blob(request).await.map(drop)
+            }
+        }
+    }
+}
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Blob {
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let mut random = Random(self.seed);
+        let mut bytes = Vec::with_capacity(self.size + 8);
+        while bytes.len() < self.size {
+            bytes.extend(random.next().to_le_bytes());
+        }
+        bytes.truncate(self.size);
+        bytes
+    }
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    hash.as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> reapi::Digest {
+    reapi::Digest {
+        hash: hash(bytes),
+        size_bytes: bytes.len() as i64,
+    }
+}
+
+fn action(name: u64) -> reapi::Digest {
+    digest(&name.to_le_bytes())
+}
+
+fn uri(name: u64) -> String {
+    format!("urn:casgate:test:{name}")
+}
+
+/// Every file below a folder.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        // Before the first blob there is no folder, and files come and go.
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ => found.push(entry.path()),
+            }
+        }
+    }
+    found
+}
+
+/// Those that are not finished.
+pub(crate) fn unfinished(folder: &Path) -> Vec<PathBuf> {
+    let mut files = files(folder);
+    files.retain(|file| file.to_str().unwrap().contains('#'));
+    files
+}
