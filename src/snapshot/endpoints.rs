@@ -25,7 +25,8 @@ pub(super) fn listed(table: &file::Backend, at: &str, report: &mut Report) -> Ve
         ("store", table.store == Key::Absent),
     ]
     .into_iter()
-    .filter_map(|(part, is_absent)| (!is_absent).then(|| format!("`{part}`")))
+    .filter(|(_, is_absent)| !is_absent)
+    .map(|(part, _)| format!("`{part}`"))
     .collect();
     match there.len() {
         0 => report.add_with_hint(

@@ -255,7 +255,7 @@ async fn a_reload_takes_endpoints_in_and_out_and_keeps_running_calls() {
         calls.push(writing(&mut client).await);
     }
     let rules = gate.config.rules.clone();
-    gate.config.rules.push_str(" ");
+    gate.config.rules.push(' ');
     gate.reload().await.unwrap();
     calls.push(writing(&mut client).await);
     assert_eq!(

@@ -41,6 +41,7 @@ mod drain;
 mod endings;
 mod endpoints;
 mod explain;
+mod faults;
 mod floods;
 mod forwarding;
 mod fuzz;

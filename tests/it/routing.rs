@@ -14,7 +14,7 @@ fn routed(backends: &[(&Backend, &[&str])]) -> Config {
     for (number, (backend, services)) in backends.iter().enumerate() {
         let endpoint = backend.endpoint();
         let tables = &mut config.backends;
-        write!(tables, "{}\n", backend_table(&format!("b{number}"), &endpoint)).unwrap();
+        writeln!(tables, "{}", backend_table(&format!("b{number}"), &endpoint)).unwrap();
         write!(
             tables,
             "[[routes]]\nservices = {services:?}\nbackend = \"b{number}\"\n\n"
