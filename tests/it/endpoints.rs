@@ -138,12 +138,14 @@ async fn an_endpoint_that_vanishes_and_comes_back_costs_no_call() {
             gate.metric("casgate_backend_connections", &[]) == 1.0
         })
         .await;
+        // Not one of the calls waits until attempts to connect are given up.
         within("the endpoint is taken out", async {
             while is_up(&gate, &name) == Some(true) {
                 pull(&mut client).await;
             }
         })
         .await;
+        assert!(gate.metric("casgate_backend_connect_failures_total", &[]) <= 4.0);
         for _ in 0..20 {
             pull(&mut client).await;
         }
@@ -154,6 +156,55 @@ async fn an_endpoint_that_vanishes_and_comes_back_costs_no_call() {
         assert_eq!(is_up(&gate, &name), Some(true));
         assert_eq!(gate.metric("casgate_backend_faults_total", &[]), 0.0);
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_was_found_back_is_used_at_once_when_the_other_goes() {
+    let (place, stays) = (Place::tcp(), Backend::start(unary));
+    let name = place.endpoint();
+    let gate = Gate::start(replicas(&[name.clone(), stays.endpoint()])).await;
+    let mut client = gate.client("reader").await;
+    pull(&mut client).await;
+    pull(&mut client).await;
+    assert_eq!(is_up(&gate, &name), Some(false));
+    // Calls do not try it any more, and what they know of it is old by then.
+    tokio::time::sleep(Duration::from_millis(2600)).await;
+    let back = Backend::at(place, Options::default(), unary);
+    until("it is found", || is_up(&gate, &name) == Some(true)).await;
+    assert_eq!(back.streams(), 0);
+    let _gone = stays.vanish().await;
+    for _ in 0..4 {
+        pull(&mut client).await;
+    }
+    assert_eq!(back.streams(), 4);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_no_more_connections_is_not_down() {
+    let options = Options {
+        max_streams: Some(1),
+        ..Options::default()
+    };
+    let backends = [(); 2].map(|()| Backend::at(Place::unix(), options.clone(), held));
+    let endpoints = of(&backends);
+    let mut config = replicas(&endpoints);
+    config.backends = config.backends.replace("connections = 1\n", "connections = 2\n");
+    let gate = Gate::start(config).await;
+    let mut client = gate.client("writer").await;
+    let mut calls = vec![writing(&mut client).await, writing(&mut client).await];
+    // The connections that are there go on.
+    for endpoint in &endpoints {
+        std::fs::remove_file(endpoint.strip_prefix("unix:").unwrap()).unwrap();
+    }
+    let mut waits = client.open(Method::Write);
+    assert!(waits.send(grpc::write(10)).await);
+    let failures = || gate.metric("casgate_backend_connect_failures_total", &[]);
+    until("another connection is tried", || failures() >= 1.0).await;
+    assert!(endpoints.iter().all(|endpoint| is_up(&gate, endpoint) == Some(true)));
+    calls.iter_mut().for_each(|(call, _)| call.end());
+    waits.end();
+    let reply = waits.reply().await;
+    assert_eq!(reply.code(), Some(0), "{reply:?}");
 }
 
 #[tokio::test]

@@ -224,7 +224,7 @@ async fn one_check_that_fails_is_not_believed() {
 }
 
 #[tokio::test]
-async fn an_endpoint_is_checked_once_for_all_threads_and_not_at_all_when_it_is_gone() {
+async fn an_endpoint_is_checked_once_for_all_threads_and_on_connections_of_its_own() {
     let backend = Backend::start(|exchange| serving(exchange, Arc::new(true.into())));
     let mut config = config(&at(&backend));
     config.top = "threads = 4".to_owned();
@@ -234,14 +234,49 @@ async fn an_endpoint_is_checked_once_for_all_threads_and_not_at_all_when_it_is_g
     gate.config.rules.push(' ');
     gate.reload().await.unwrap();
     assert_eq!((backend.connections(), backend.streams()), (1, 1));
-    // Each check ends its connection as one should.
+    assert_eq!(gate.metric("casgate_backend_connections", &[]), 0.0);
+    assert_eq!(gate.client("reader").await.ask(Method::Read, "").await.code(), Some(0));
+    assert_eq!((backend.connections(), backend.streams()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_backend_that_was_taken_out_is_not_checked_though_a_call_runs_on() {
+    let backend = Backend::start(|exchange: Exchange| async move {
+        match exchange.path() == Method::HealthCheck.path() {
+            true => serving(exchange, Arc::new(true.into())).await,
+            false => silent(exchange).await,
+        }
+    });
+    let mut gate = Gate::start(config(&at(&backend))).await;
+    until_ready(&gate, 200, ": up").await;
+    let mut client = gate.client("writer").await;
+    let mut call = client.open(Method::Write);
+    assert!(call.send(grpc::write(10)).await);
+    let writes = |seen: &[crate::harness::backend::Seen]| seen.iter().any(|seen| seen.path == Method::Write.path());
+    backend.until("the call is there", writes).await;
     let other = Backend::start(unary);
     gate.config.backends = checked("other", &at(&other));
     gate.reload().await.unwrap();
-    until("the other is checked", || other.streams() > 2).await;
-    assert_eq!(backend.streams(), 1);
-    assert!(!gate.metrics().contains("casgate_endpoint_up{backend=\"cache\""));
-    assert!(!gate.metrics().contains("casgate_backend_up{backend=\"cache\""));
+    let before = backend.streams();
+    until("the other is checked three times", || other.streams() > 2).await;
+    // One may have been under way.
+    assert!(backend.streams() <= before + 1);
+    for metric in ["casgate_endpoint_up", "casgate_backend_up"] {
+        assert!(
+            !gate.metrics().contains(&format!("{metric}{{backend=\"cache\"")),
+            "{metric}"
+        );
+    }
+    call.cancel();
+}
+
+#[tokio::test]
+async fn a_backend_that_has_not_answered_yet_is_not_ready() {
+    let backend = Backend::start(silent);
+    let gate = Gate::start(config(&at(&backend))).await;
+    backend.until("it is asked", |seen| seen.len() == 1).await;
+    let (status, text) = ready(&gate).await;
+    assert_eq!((status, text.contains(": not tried yet")), (503, true), "{text}");
 }
 
 #[tokio::test]
