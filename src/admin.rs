@@ -1,6 +1,7 @@
 //! The listener for monitoring: `/metrics`, `/livez` and `/readyz` over clear HTTP/1.1.
 
 use std::convert::Infallible;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::live::Shared;
+use crate::upstream::Condition;
 
 /// Connections at once; others wait in the queue of the system.
 const MOST_CONNECTIONS: usize = 64;
@@ -62,10 +64,35 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" if *shared.draining.borrow() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        "/readyz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => ready(shared),
         _ => text(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"),
     }
+}
+
+/// Whether a load balancer should send clients here: not while draining, and not while every backend is known to be down, or
+/// none that is checked was reached yet. One backend of several that is down does not take the others away from everybody.
+fn ready(shared: &Shared) -> Response<Full<Bytes>> {
+    let mut lines = String::new();
+    let mut is_ready = false;
+    for backend in shared.live().backends() {
+        let mut is_usable = false;
+        for (endpoint, condition) in backend.conditions() {
+            is_usable |= match condition {
+                Condition::Up => true,
+                Condition::Unknown => !backend.is_checked(),
+                Condition::Down(_) => false,
+            };
+            // Writing to a string does not fail.
+            let _ = writeln!(lines, "backend {} at {endpoint}: {condition}", backend.name());
+        }
+        is_ready |= is_usable;
+    }
+    let (status, word) = match (*shared.draining.borrow(), is_ready) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "no backend is up"),
+        (false, true) => (StatusCode::OK, "ok"),
+    };
+    text(status, format!("{word}\n{lines}"))
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

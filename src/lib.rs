@@ -56,7 +56,8 @@
 //!
 //! 1. Deny is the default: no rule, no right; unknown paths have no [`policy::method::Method`].
 //! 2. No permit, no socket: [`upstream::Backend::send`] takes a [`policy::Permit`], which only
-//!    [`policy::Policy::decide`] makes.
+//!    [`policy::Policy::decide`] makes. Health checks have no caller: they can ask what a
+//!    [`snapshot::backends::Question`] says, and nothing else.
 //! 3. One snapshot for a call; a reload is all or nothing.
 //! 4. The verdict is made for each call, and again for running calls when something changed.
 //! 5. Faults of a backend are UNAVAILABLE; denials are PERMISSION_DENIED with a sentence that helps.

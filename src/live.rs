@@ -42,6 +42,7 @@ pub struct Shared {
     path: PathBuf,
     threads: usize,
     store_runtime: Handle,
+    check_runtime: Handle,
     live: ArcSwap<Live>,
     started: Started,
     /// What was read last, whether or not it could be used.
@@ -102,6 +103,13 @@ impl Live {
         &self.backends
     }
 
+    /// Shows the state of these backends in the metrics, and of no others.
+    fn publish(&self, metrics: &Metrics) {
+        metrics.backend_up.reset();
+        metrics.endpoint_up.reset();
+        self.backends.iter().for_each(|backend| backend.publish());
+    }
+
     /// Counts a decision that allowed a call.
     pub fn count_allowed(&self, permit: &Permit) {
         if let Some(counter) = self
@@ -120,6 +128,7 @@ impl Live {
         threads: usize,
         metrics: &Arc<Metrics>,
         store_runtime: &Handle,
+        check_runtime: &Handle,
     ) -> Result<Live, ReloadError> {
         let audit = snapshot
             .audit
@@ -134,7 +143,7 @@ impl Live {
                 None => {
                     let others = before.iter().chain(&backends);
                     let (metrics, runtime) = (Arc::clone(metrics), store_runtime.clone());
-                    Arc::new(Backend::open(plan.clone(), threads, metrics, runtime, others).await?)
+                    Arc::new(Backend::open(plan.clone(), threads, metrics, (runtime, check_runtime), others).await?)
                 }
             });
         }
@@ -169,7 +178,7 @@ impl Live {
 }
 
 impl Shared {
-    /// Puts the first configuration into use.
+    /// Puts the first configuration into use. Backends are checked on the runtime that it is called in.
     ///
     /// # Errors
     /// When a backend or the audit log can't be opened.
@@ -184,11 +193,14 @@ impl Shared {
         let census = Census::new(&snapshot.limits, room, Arc::clone(&metrics));
         let started = Started::with(&snapshot);
         let tried = Mutex::new(snapshot.source.clone());
-        let live = Live::open(snapshot, &[], threads, &metrics, &store_runtime).await?;
+        let check_runtime = Handle::current();
+        let live = Live::open(snapshot, &[], threads, &metrics, &store_runtime, &check_runtime).await?;
+        live.publish(&metrics);
         let shared = Shared {
             path,
             threads,
             store_runtime,
+            check_runtime,
             live: ArcSwap::from_pointee(live),
             started,
             tried,
@@ -273,8 +285,15 @@ impl Shared {
             self.threads,
             &self.metrics,
             &self.store_runtime,
+            &self.check_runtime,
         )
         .await?;
+        for backend in &before.backends {
+            if !live.backends.iter().any(|kept| Arc::ptr_eq(kept, backend)) {
+                backend.retire();
+            }
+        }
+        live.publish(&self.metrics);
         self.live.store(Arc::new(live));
         self.started.warn_of_restart(&wanted);
         self.generation.send_modify(|generation| *generation += 1);

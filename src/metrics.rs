@@ -47,8 +47,15 @@ pub struct Metrics {
     pub backend_connections: IntGaugeVec,
     /// `casgate_backend_connect_failures_total{backend}`
     pub backend_failures: IntCounterVec,
-    /// `casgate_backend_up{backend}`: 1 when the last attempt to connect succeeded, 0 when it failed.
+    /// `casgate_backend_up{backend}`: 1 when one of its endpoints is up, 0 when all are down.
     pub backend_up: IntGaugeVec,
+    /// `casgate_endpoint_up{backend,endpoint}`
+    pub endpoint_up: IntGaugeVec,
+    /// `casgate_endpoint_ejections_total{backend,endpoint}`: how often it was found to be down.
+    pub endpoint_ejections: IntCounterVec,
+    /// `casgate_health_check_failures_total{backend,endpoint}`
+    pub health_failures: IntCounterVec,
+    backend_faults: IntCounterVec,
     /// `casgate_backend_resent_total{backend}`: calls sent again because a backend had certainly not seen them.
     pub backend_resent: IntCounterVec,
     /// `casgate_backend_waiting_calls{backend}`
@@ -257,8 +264,28 @@ impl Metrics {
             )?,
             backend_up: gauges(
                 "casgate_backend_up",
-                "Whether the last attempt to connect to a backend succeeded.",
+                "Whether an endpoint of a backend is up.",
                 &["backend"],
+            )?,
+            endpoint_up: gauges(
+                "casgate_endpoint_up",
+                "Whether an endpoint can be reached and passed its last check.",
+                &["backend", "endpoint"],
+            )?,
+            endpoint_ejections: counters(
+                "casgate_endpoint_ejections_total",
+                "How often an endpoint was found to be down, so that calls go to the others.",
+                &["backend", "endpoint"],
+            )?,
+            health_failures: counters(
+                "casgate_health_check_failures_total",
+                "Checks of an endpoint that failed.",
+                &["backend", "endpoint"],
+            )?,
+            backend_faults: counters(
+                "casgate_backend_faults_total",
+                "Calls that failed because of a backend: it was not available, or did not answer as a gRPC server.",
+                &["backend", "reason"],
             )?,
             backend_resent: counters(
                 "casgate_backend_resent_total",
@@ -336,6 +363,11 @@ impl Metrics {
     /// Counts that a limit bit. `casgate_limited_total{limit,action}`
     pub fn limited(&self, limit: Limit, action: Action) {
         self.limited.with_label_values(&[limit.name(), action.name()]).inc();
+    }
+
+    /// Counts a call that a backend made fail. `casgate_backend_faults_total{backend,reason}`
+    pub fn backend_fault(&self, backend: &str, reason: &str) {
+        self.backend_faults.with_label_values(&[backend, reason]).inc();
     }
 
     /// Counts an answer that tells of a right which its caller does not have. `casgate_kind_answers_total{answered}`

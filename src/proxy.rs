@@ -10,7 +10,7 @@ mod exchange;
 mod fault;
 pub mod headers;
 mod kind;
-mod message;
+pub(crate) mod message;
 mod metered;
 mod own;
 pub mod prefix;
@@ -39,6 +39,7 @@ use crate::status::Rejection;
 use crate::upstream::Client;
 
 use answer::Answer;
+pub(crate) use answer::grpc_status;
 use body::Upload;
 use capabilities::{May, Told};
 use exchange::Exchange;

@@ -4,6 +4,7 @@
 //! is wrong in one run.
 
 pub mod backends;
+mod endpoints;
 mod forward;
 mod instances;
 pub mod limits;

@@ -1,6 +1,10 @@
 //! The backends, and the only door to them: [`Backend::send`], which asks for a [`Permit`].
 
+mod address;
+mod check;
 mod dial;
+mod endpoint;
+mod health;
 mod pool;
 mod queue;
 mod slots;
@@ -8,9 +12,9 @@ mod stream;
 
 use std::sync::Arc;
 
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method as HttpMethod, Request, Uri, Version};
+use http::{HeaderMap, Method as HttpMethod, Request, Version};
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use crate::connection::Caller;
 use crate::metrics::Metrics;
@@ -19,16 +23,22 @@ use crate::snapshot::backends::{BackendPlan, MEMORY, Target};
 use crate::store::{Meters, Store};
 
 use dial::Dialer;
-use pool::Pool;
+use endpoint::Endpoint;
+pub use health::Condition;
+use health::{Health, Number, Tried};
+use pool::Channel;
 pub use stream::{Head, Sent};
 
 /// One backend, with the connections of every thread to it.
 #[derive(Debug)]
 pub struct Backend {
     plan: BackendPlan,
-    authority: Authority,
     store: Option<Store>,
-    pools: Vec<Pool>,
+    /// At least one.
+    endpoints: Vec<Arc<Endpoint>>,
+    health: Arc<Health>,
+    /// The tasks that find out which endpoints are up.
+    checks: Vec<AbortHandle>,
     metrics: Arc<Metrics>,
 }
 
@@ -44,7 +54,7 @@ pub enum OpenError {
         error: crate::store::OpenError,
     },
     /// Its endpoint does not make a valid `:authority`.
-    #[error("backends.{name}.endpoint: `{authority}` is no host")]
+    #[error("backends.{name}: `{authority}` is no host")]
     Authority {
         /// Name of the backend.
         name: String,
@@ -72,7 +82,13 @@ pub struct Outbound {
     pub permit: Permit,
     /// Both halves of it.
     pub stream: Sent,
+    /// Where it goes.
+    pub place: Place,
 }
+
+/// The endpoint that a call went to. One that did not take it is asked again only where there is no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(Number);
 
 impl Client {
     /// The client at the other end of this connection.
@@ -86,7 +102,8 @@ impl Client {
 
 impl Backend {
     /// Prepares a backend for so many threads. Connections are made when calls need them; the embedded store is opened
-    /// here, unless one of `others` has it open, and served on the runtime of `serve_on`.
+    /// here, unless one of `others` has it open, and served on the first of the runtimes. Checks of endpoints run on the
+    /// second.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -94,42 +111,67 @@ impl Backend {
         plan: BackendPlan,
         threads: usize,
         metrics: Arc<Metrics>,
-        serve_on: Handle,
+        (serve_on, check_on): (Handle, &Handle),
         others: impl Iterator<Item = &Arc<Backend>>,
     ) -> Result<Backend, OpenError> {
-        let name = plan.name.to_string();
+        let health = Arc::new(Health::new(&plan, Arc::clone(&metrics)));
         let opened = others.filter_map(|other| other.shared_store(&plan)).next();
-        let store = match (&plan.target, opened) {
-            (Target::Store(_), Some(store)) => Some(store),
-            (Target::Store(url), None) => match Store::open(url).await {
+        let store = match (&*plan.endpoints, opened) {
+            ([Target::Store(_)], Some(store)) => Some(store),
+            ([Target::Store(url)], None) => match Store::open(url).await {
                 Ok(store) => Some(store),
-                Err(error) => return Err(OpenError::Store { name, error }),
+                Err(error) => {
+                    let name = plan.name.to_string();
+                    return Err(OpenError::Store { name, error });
+                }
             },
-            (Target::Unix(_) | Target::Tcp(_) | Target::Tls(..), _) => None,
+            _ => None,
         };
-        let authority = plan.target.authority();
-        let authority =
-            Authority::try_from(authority.as_str()).map_err(|_| OpenError::Authority { name, authority })?;
-        let dialer = Arc::new(Dialer::new(plan.target.clone(), store.clone(), serve_on));
-        let pools = (0..threads)
-            .map(|_| Pool::new(&plan, Arc::clone(&dialer), &metrics))
-            .collect();
-        Ok(Backend {
+        let mut endpoints = Vec::new();
+        for (number, target) in plan.endpoints.iter().enumerate() {
+            if store.is_some() {
+                health.reached(number);
+            }
+            let dialer = Dialer::new(target.clone(), store.clone(), serve_on.clone());
+            let endpoint = Endpoint::new(&plan, (number, target), dialer, threads, &health, &metrics)?;
+            endpoints.push(Arc::new(endpoint));
+        }
+        let mut backend = Backend {
             plan,
-            authority,
             store,
-            pools,
+            endpoints,
+            health,
+            checks: Vec::new(),
             metrics,
-        })
+        };
+        backend.watch(check_on);
+        Ok(backend)
+    }
+
+    /// Has the endpoints checked. A single one that is not is found to be back by the calls that need it.
+    fn watch(&mut self, on: &Handle) {
+        if self.plan.health.is_none() && self.endpoints.len() == 1 {
+            return;
+        }
+        let watch = |endpoint: &Arc<Endpoint>| {
+            let watch = check::watch(
+                Arc::clone(endpoint),
+                Arc::clone(&self.health),
+                self.plan.health.clone(),
+                Arc::clone(&self.plan.name),
+                Arc::clone(&self.metrics),
+            );
+            on.spawn(watch).abort_handle()
+        };
+        self.checks = self.endpoints.iter().map(watch).collect();
     }
 
     /// The open store, if it is that of a plan. One quota can be kept only where there is one account.
     fn shared_store(&self, plan: &BackendPlan) -> Option<Store> {
-        match (&self.plan.target, &plan.target) {
-            (Target::Store(mine), Target::Store(other)) if mine == other => {}
+        let is_memory = match (&*self.plan.endpoints, &*plan.endpoints) {
+            ([Target::Store(mine)], [Target::Store(other)]) if mine == other => mine == MEMORY,
             _ => return None,
-        }
-        let is_memory = matches!(&plan.target, Target::Store(url) if url == MEMORY);
+        };
         let store = self
             .store
             .as_ref()
@@ -163,8 +205,29 @@ impl Backend {
         self.plan.fingerprint
     }
 
+    /// Whether somebody finds out, without a call, whether its endpoints are up.
+    pub fn is_checked(&self) -> bool {
+        self.plan.health.is_some()
+    }
+
+    /// Its endpoints, as the configuration names them, with what is known of them.
+    pub fn conditions(&self) -> impl Iterator<Item = (&str, Condition)> {
+        self.health.conditions()
+    }
+
+    /// Shows the state of its endpoints in the metrics, from now on.
+    pub fn publish(&self) {
+        self.health.publish();
+    }
+
+    /// Ends what it does without calls, when another has taken its place. Calls that are under way go on.
+    pub fn retire(&self) {
+        self.checks.iter().for_each(AbortHandle::abort);
+        self.health.retire();
+    }
+
     /// Opens a stream for an authorized call of this client. `end_of_stream` when there will be no body. Where the backend
-    /// allows no more streams, the call waits for its turn.
+    /// allows no more streams, the call waits for its turn. It goes to another endpoint than `refused`, where there is one.
     ///
     /// # Errors
     /// The permit back, and why no stream could be had.
@@ -174,19 +237,16 @@ impl Backend {
         client: Client,
         headers: HeaderMap,
         end_of_stream: bool,
+        refused: Option<Place>,
     ) -> Result<Outbound, (Permit, Unreachable)> {
-        // A connection may turn out to be closed only when it is used: one more try for each that there can be.
-        let Some(pool) = self.pools.get(client.worker) else {
-            return Err((permit, Unreachable("no such thread".to_owned())));
-        };
         let mut request = Request::new(());
         *request.method_mut() = HttpMethod::POST;
         *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = self.uri(&permit);
         *request.headers_mut() = headers;
-        for _ in 0..=self.plan.max_connections {
-            let mut channel = match pool.channel(client.party).await {
-                Ok(channel) => channel,
+        // A connection may turn out to be closed only when it is used: one more try for each that there can be.
+        for _ in 0..=self.plan.max_connections * self.endpoints.len() {
+            let (endpoint, mut channel) = match self.channel(client, refused).await {
+                Ok(found) => found,
                 Err(unreachable) => return Err((permit, unreachable)),
             };
             match channel.ready().await {
@@ -196,27 +256,59 @@ impl Backend {
                     continue;
                 }
             }
+            *request.uri_mut() = endpoint.uri(permit.method().path());
+            let place = Place(endpoint.number);
             return match channel.send(request, end_of_stream) {
-                Ok(stream) => Ok(Outbound { permit, stream }),
+                Ok(stream) => Ok(Outbound { permit, stream, place }),
                 Err(error) => Err((permit, Unreachable(crate::http2::plain(&error)))),
             };
         }
         Err((permit, Unreachable("its connections keep closing".to_owned())))
     }
 
+    /// A connection to the endpoint that is best for the next call.
+    async fn channel(&self, client: Client, refused: Option<Place>) -> Result<(&Endpoint, Channel), Unreachable> {
+        if let [only] = &*self.endpoints {
+            return Ok((only, connection(only, client).await?));
+        }
+        let mut tried = Tried::default();
+        let mut last = Unreachable("it has no endpoint".to_owned());
+        while let Some(number) = self.health.choose(tried, refused.map(|place| place.0)) {
+            let Some(endpoint) = self.endpoints.get(number) else {
+                break;
+            };
+            tried = tried.and(number);
+            tokio::select! {
+                biased;
+                channel = connection(endpoint, client) => match channel {
+                    Ok(channel) => return Ok((endpoint, channel)),
+                    Err(unreachable) => last = unreachable,
+                },
+                // Nobody waits for one that is down while another is up.
+                () = self.health.until_better(number, tried) => {}
+            }
+            if !self.health.has_better(tried) {
+                break;
+            }
+        }
+        Err(last)
+    }
+
     /// Counts a call that is sent again.
     pub fn count_resent(&self) {
         self.metrics.backend_resent.with_label_values(&[self.name()]).inc();
     }
+}
 
-    fn uri(&self, permit: &Permit) -> Uri {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(match self.plan.target {
-            Target::Tls(..) => Scheme::HTTPS,
-            Target::Unix(_) | Target::Tcp(_) | Target::Store(_) => Scheme::HTTP,
-        });
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(PathAndQuery::from_static(permit.method().path()));
-        Uri::from_parts(parts).unwrap_or_default()
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.checks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+async fn connection(endpoint: &Endpoint, client: Client) -> Result<Channel, Unreachable> {
+    match endpoint.pool(client.worker) {
+        Some(pool) => pool.channel(client.party).await,
+        None => Err(Unreachable("no such thread".to_owned())),
     }
 }

@@ -16,7 +16,7 @@ use crate::policy::kindness::Kindness;
 use crate::policy::method::Service;
 use crate::route::Instances;
 use crate::snapshot::Snapshot;
-use crate::snapshot::backends::Target;
+use crate::snapshot::backends::{HealthPlan, Question, Target};
 
 pub use warnings::warnings;
 
@@ -65,16 +65,20 @@ pub fn describe(snapshot: &Snapshot) -> String {
                 here.map(move |(instances, _)| served(service, instances))
             })
             .collect();
-        let target = match &plan.target {
-            Target::Unix(path) => format!("unix:{}", path.display()),
-            Target::Tcp(_) => format!("http://{}", plan.target.authority()),
-            Target::Tls(..) => format!("https://{}", plan.target.authority()),
-            Target::Store(url) => match plan.quota {
+        let place = match &*plan.endpoints {
+            [Target::Store(url)] => match plan.quota {
                 Some(quota) => format!("embedded store {url} with a quota of {}", Size::text(quota)),
                 None => format!("embedded store {url} without a quota"),
             },
+            targets => targets.iter().map(Target::name).collect::<Vec<_>>().join(" or "),
         };
-        let _ = writeln!(text, "backend {}: {target}, serves {}", plan.name, services.join(", "));
+        let health = plan.health.as_ref().map(checked).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "backend {}: {place}{health}, serves {}",
+            plan.name,
+            services.join(", ")
+        );
     }
     if snapshot.policy.rules().is_empty() {
         let _ = writeln!(text, "no rules: nobody may do anything");
@@ -113,6 +117,16 @@ pub fn describe(snapshot: &Snapshot) -> String {
         );
     }
     text
+}
+
+/// How the endpoints of a backend are checked.
+fn checked(health: &HealthPlan) -> String {
+    let question = match &health.question {
+        Question::Health => "grpc.health.v1".to_owned(),
+        Question::Capabilities(name) if name.as_str().is_empty() => "its capabilities".to_owned(),
+        Question::Capabilities(name) => format!("its capabilities of \"{name}\""),
+    };
+    format!(", asked for {question} every {} s", health.interval.as_secs())
 }
 
 /// A service, with the instances where it is limited to some.

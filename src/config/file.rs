@@ -247,11 +247,21 @@ pub struct Admin {
 pub struct Backend {
     /// `endpoint = "unix:/path"`, `"http://HOST:PORT"` (clear HTTP/2) or `"https://HOST:PORT"`.
     pub endpoint: Key<String>,
+    /// `endpoints = ["unix:/path", "http://HOST:PORT"]`: several of them, instead of `endpoint`. They must be replicas of one
+    /// store: each call goes to one of those that are up.
+    pub endpoints: Key<Vec<String>>,
     /// `store = "file:/path"` or `"memory:"`: the embedded backend, instead of `endpoint`.
     pub store: Key<String>,
     /// `quota = "100GiB"`: how much the embedded store keeps, at least 16 MiB: what was not used for the longest time is
     /// removed (default: all that the disk takes).
     pub quota: Key<Size>,
+    /// `health-check = "grpc.health.v1" | "capabilities" | "off"`: what each endpoint is asked to find out whether it is up
+    /// (default `grpc.health.v1`, which servers that do not know it pass).
+    pub health_check: Key<HealthCheck>,
+    /// `health-interval = 10`: seconds from one check of an endpoint to the next (default 10).
+    pub health_interval: Key<u64>,
+    /// `health-instance = "main"`: the instance that is asked for with `health-check = "capabilities"` (default `""`).
+    pub health_instance: Key<String>,
     /// `ca = "ca.crt"`: PEM file with the CA certificates that an `https://` endpoint is checked against.
     pub ca: Key<String>,
     /// `certificate = "client.crt"`: PEM file with the client certificate shown to an `https://` endpoint.
@@ -268,6 +278,20 @@ pub struct Backend {
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,
+}
+
+/// What an endpoint is asked to find out whether it is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthCheck {
+    /// `Check` of grpc.health.v1, for the server as a whole.
+    #[default]
+    #[serde(rename = "grpc.health.v1")]
+    GrpcHealth,
+    /// GetCapabilities.
+    Capabilities,
+    /// Nothing: calls find out.
+    Off,
 }
 
 /// `forward-identity = { .. }` of a backend: names of headers, for what the certificate of a caller says.

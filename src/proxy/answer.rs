@@ -220,7 +220,7 @@ fn status_headers(code: u8, message: &str) -> HeaderMap {
 }
 
 /// The status in headers or trailers; a value that is no number reads as Unknown (grpc doc/statuscodes.md).
-pub(super) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     let value = headers.get(GRPC_STATUS)?;
     Some(
         value

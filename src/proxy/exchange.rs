@@ -52,9 +52,11 @@ impl Exchange<'_> {
         held: &mut Held,
     ) -> Result<u8, Rejection> {
         let mut last = String::new();
+        let mut refused = None;
         for _ in 0..=RESENDS {
             let is_empty = upload.is_empty();
-            let send = self.backend.send(permit, self.client, self.headers.clone(), is_empty);
+            let headers = self.headers.clone();
+            let send = self.backend.send(permit, self.client, headers, is_empty, refused);
             let sent = tokio::select! {
                 biased;
                 sent = send => sent,
@@ -64,7 +66,9 @@ impl Exchange<'_> {
             let Outbound {
                 permit: back,
                 mut stream,
+                place,
             } = outbound;
+            refused = Some(place);
             permit = back;
             let Some((head, body)) = stream.split() else { break };
             let result = tokio::select! {

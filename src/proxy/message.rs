@@ -8,7 +8,7 @@ use prost::Message;
 const LONGEST: usize = 16 << 20;
 
 /// Takes one message out of the buffer, where it is whole.
-pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str> {
+pub(crate) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str> {
     let Some(head) = buffer.first_chunk::<5>() else {
         return Ok(None);
     };
@@ -28,12 +28,12 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str>
 }
 
 /// A message with its prefix (grpc PROTOCOL-HTTP2, "Length-Prefixed-Message").
-pub(super) fn framed(message: &impl Message) -> Bytes {
+pub(crate) fn framed(message: &impl Message) -> Bytes {
     frame(&message.encode_to_vec())
 }
 
 /// The same for a message that is encoded.
-pub(super) fn frame(message: &[u8]) -> Bytes {
+pub(crate) fn frame(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(5 + message.len());
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));

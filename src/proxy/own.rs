@@ -167,13 +167,16 @@ impl OwnCalls<'_> {
         self.view.forward(id, permit.rule(), &mut headers);
         let faults = Faults(backend);
         let mut last = String::new();
+        let mut refused = None;
         for _ in 0..=RESENDS {
-            let sent = backend.send(permit, self.client, headers.clone(), false).await;
+            let send = backend.send(permit, self.client, headers.clone(), false, refused);
             let Outbound {
                 permit: back,
                 mut stream,
-            } = sent.map_err(|(_, unreachable)| faults.unavailable(unreachable))?;
+                place,
+            } = send.await.map_err(|(_, unreachable)| faults.unavailable(unreachable))?;
             permit = back;
+            refused = Some(place);
             match exchange(&mut stream, request.clone(), faults).await {
                 Ok((status, body)) => {
                     return Ok(Messages {

@@ -170,6 +170,9 @@ impl Record {
             Rejection::Expired(_) | Rejection::Withdrawn(..) | Rejection::UnknownMethod { .. } => {
                 metrics.denied(None, rejection.label());
             }
+            Rejection::Unavailable { backend, .. } | Rejection::NotGrpc { backend, .. } => {
+                metrics.backend_fault(backend, rejection.label());
+            }
             Rejection::NoBackend(_)
             | Rejection::NoRoute(_)
             | Rejection::Unreadable(_)
@@ -178,8 +181,6 @@ impl Record {
             | Rejection::Reference(_)
             | Rejection::TooLarge(_)
             | Rejection::Audit(_)
-            | Rejection::Unavailable { .. }
-            | Rejection::NotGrpc { .. }
             | Rejection::Cancelled => {}
         }
         if rejection.is_denial()

@@ -30,10 +30,10 @@ pub(super) fn raise() {
 pub(crate) fn room(snapshot: &Snapshot, threads: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current;
     let files = limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let backends = snapshot.backends.iter().map(|backend| match backend.target {
-        Target::Store(_) => PER_STORE,
-        // An old connection may still be closing while its successor is there.
-        Target::Unix(_) | Target::Tcp(_) | Target::Tls(..) => 2 * threads.saturating_mul(backend.connections),
+    let backends = snapshot.backends.iter().map(|backend| match &*backend.endpoints {
+        [Target::Store(_)] => PER_STORE,
+        // An old connection may still be closing while its successor is there. One more is for the health check.
+        endpoints => endpoints.len() * (2 * threads.saturating_mul(backend.connections)).saturating_add(1),
     });
     let reserve = OWN + threads * PER_THREAD + backends.sum::<usize>();
     // A sixteenth more may be open for a moment. However few files there are, some callers must get in.

@@ -1,26 +1,32 @@
 //! `[backends.NAME]`.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::config::Loaded;
-use crate::config::file::{self, Key};
+use crate::config::file::{self, HealthCheck, Key};
 use crate::forward::Forward;
 use crate::policy::Policy;
+use crate::policy::instance::InstanceName;
 use crate::route::Routes;
 use crate::tls::{self, pem};
 
+use super::endpoints;
 use super::forward;
 use super::report::{Report, spelled};
 use super::routes;
 
 /// Connections that a thread opens at most to a backend with too few streams, unless told otherwise.
 const MAX_CONNECTIONS: usize = 8;
+/// Seconds between two checks of an endpoint.
+const HEALTH_INTERVAL: RangeInclusive<u64> = 1..=3600;
 
 /// The store of a backend that ends with the process, each with its own.
 pub const MEMORY: &str = "memory:";
@@ -33,8 +39,10 @@ const LEAST_QUOTA: u64 = 16 << 20;
 pub struct BackendPlan {
     /// Its name.
     pub name: Arc<str>,
-    /// Where it is.
-    pub target: Target,
+    /// Where it is: at one place, or at several that are replicas of one store. Never empty.
+    pub endpoints: Vec<Target>,
+    /// How it is found out whether they are up; `None` where only calls find out.
+    pub health: Option<HealthPlan>,
     /// How many HTTP/2 connections a thread opens to it.
     pub connections: usize,
     /// How many when the backend allows no more streams on these.
@@ -45,6 +53,24 @@ pub struct BackendPlan {
     pub forward: Forward,
     /// Equal for two plans of the same backend, so that a reload can keep its connections.
     pub fingerprint: [u8; 32],
+}
+
+/// How each endpoint of a backend is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthPlan {
+    /// What it is asked.
+    pub question: Question,
+    /// From the end of one check to the begin of the next.
+    pub interval: Duration,
+}
+
+/// What the gate asks a server to find out whether it is up. No caller is behind it: this is all that can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// `Check` of grpc.health.v1, for the server as a whole.
+    Health,
+    /// GetCapabilities of this instance.
+    Capabilities(InstanceName),
 }
 
 /// Where a backend is.
@@ -70,6 +96,16 @@ pub struct Authority {
 }
 
 impl Target {
+    /// As the configuration names it.
+    pub fn name(&self) -> String {
+        match self {
+            Target::Unix(path) => format!("unix:{}", path.display()),
+            Target::Tcp(_) => format!("http://{}", self.authority()),
+            Target::Tls(..) => format!("https://{}", self.authority()),
+            Target::Store(url) => url.clone(),
+        }
+    }
+
     /// What HTTP/2 requests carry as `:authority`.
     pub fn authority(&self) -> String {
         match self {
@@ -123,8 +159,12 @@ fn backend(
         &format!("{at}."),
         &[
             "endpoint",
+            "endpoints",
             "store",
             "quota",
+            "health-check",
+            "health-interval",
+            "health-instance",
             "ca",
             "certificate",
             "key",
@@ -147,8 +187,8 @@ fn backend(
         let wrong = format!("`{max_connections}` is not between `connections` ({connections}) and 64");
         report.add(key("max-connections"), wrong);
     }
-    let endpoint = report.value(&table.endpoint, &key("endpoint")).cloned();
-    let store = report.value(&table.store, &key("store")).cloned();
+    let listed = endpoints::listed(table, at, report);
+    let store = report.value(&table.store, &key("store"));
     let quota = report.value(&table.quota, &key("quota")).map(|size| size.0);
     if quota.is_some_and(|quota| quota < LEAST_QUOTA) {
         report.add(key("quota"), "is less than 16MiB");
@@ -159,7 +199,7 @@ fn backend(
             "is only for a `store`: other servers have quotas of their own",
         );
     }
-    let is_https = endpoint.as_deref().is_some_and(|text| text.starts_with("https://"));
+    let is_https = listed.iter().any(|(_, text)| text.starts_with("https://"));
     if !is_https {
         for (part, value) in [
             ("ca", &table.ca),
@@ -171,6 +211,7 @@ fn backend(
             }
         }
     }
+    let health = health(table, at, report);
     let forward_key = key("forward-identity");
     let forward = report.value(&table.forward_identity, &forward_key);
     if forward.is_some() && store.is_some() {
@@ -181,37 +222,22 @@ fn backend(
     }
     let forward = forward.map(|table| forward::compile(table, &forward_key, policy, report));
     let mut fingerprint = Context::new(&SHA256);
-    fingerprint.update(format!("{name}\n{endpoint:?}\n{store:?}\n{connections} {max_connections}\n").as_bytes());
-    let target = match (endpoint, store) {
-        (Some(endpoint), None) => {
-            let tls = if is_https {
-                client_tls(loaded, table, at, report, &mut fingerprint)
-            } else {
-                None
-            };
-            self::endpoint(loaded, &endpoint, tls, is_https, &key("endpoint"), report)
-        }
-        (None, Some(store)) => store_url(loaded, &store, &key("store"), report).map(Target::Store),
-        (Some(_), Some(_)) => {
-            report.add(at, "has both `endpoint` and `store`: take one");
-            None
-        }
-        (None, None) => {
-            if table.endpoint == Key::Absent && table.store == Key::Absent {
-                report.add_with_hint(
-                    at,
-                    "has no `endpoint`",
-                    "unix:/path, http://HOST:PORT, https://HOST:PORT; or `store`",
-                );
-            }
-            None
+    let places: Vec<_> = listed.iter().map(|(_, text)| text).collect();
+    let of = format!("{name}\n{places:?}\n{store:?}\n{connections} {max_connections}\n{health:?}\n");
+    fingerprint.update(of.as_bytes());
+    let endpoints = match store {
+        Some(store) => vec![Target::Store(store_url(loaded, store, &key("store"), report)?)],
+        None => {
+            let tls = is_https.then(|| client_tls(loaded, table, at, report, &mut fingerprint));
+            endpoints::compile(loaded, &listed, tls.flatten().as_ref(), report)?
         }
     };
     let mut id = [0; 32];
     id.copy_from_slice(fingerprint.finish().as_ref());
     Some(BackendPlan {
         name: name.into(),
-        target: target?,
+        endpoints,
+        health: health.filter(|_| store.is_none()),
         connections,
         max_connections,
         quota,
@@ -222,68 +248,56 @@ fn backend(
 
 /// Two backends may be one store, which has one quota.
 fn check_shared(plan: &BackendPlan, others: &[BackendPlan], at: &str, report: &mut Report) {
-    let Target::Store(url) = &plan.target else { return };
+    let [Target::Store(url)] = &*plan.endpoints else { return };
     for other in others {
-        if matches!(&other.target, Target::Store(same) if same == url && url != MEMORY) && other.quota != plan.quota {
+        if matches!(&*other.endpoints, [Target::Store(same)] if same == url && url != MEMORY)
+            && other.quota != plan.quota
+        {
             let text = format!("is not that of backend `{}`, which has the same store", other.name);
             report.add(format!("{at}.quota"), text);
         }
     }
 }
 
-fn endpoint(
-    loaded: &Loaded,
-    text: &str,
-    tls: Option<Arc<ClientConfig>>,
-    is_https: bool,
-    key: &str,
-    report: &mut Report,
-) -> Option<Target> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        if path.is_empty() {
-            report.add(key, "`unix:` needs the path of a socket");
-            return None;
-        }
-        return Some(Target::Unix(loaded.resolve(path)));
+/// How the endpoints are checked.
+fn health(table: &file::Backend, at: &str, report: &mut Report) -> Option<HealthPlan> {
+    let key = |part: &str| format!("{at}.{part}");
+    let check = report.value(&table.health_check, &key("health-check")).copied();
+    let seconds = report.value(&table.health_interval, &key("health-interval")).copied();
+    if seconds.is_some_and(|seconds| !HEALTH_INTERVAL.contains(&seconds)) {
+        report.add(key("health-interval"), "is not between 1 and 3600");
     }
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let authority = rest.and_then(|rest| parse_authority(rest.strip_suffix('/').unwrap_or(rest)));
-    let Some(authority) = authority else {
-        report.add_with_hint(
-            key,
-            format!("`{text}` is no endpoint"),
-            "unix:/path, http://HOST:PORT or https://HOST:PORT, with the port and without a path",
-        );
-        return None;
-    };
-    if !is_https {
-        return Some(Target::Tcp(authority));
-    }
-    match ServerName::try_from(authority.host.clone()) {
-        Ok(name) => Some(Target::Tls(authority, name, tls?)),
-        Err(_) => {
-            report.add(
-                key,
-                format!("`{}` is neither a DNS name nor an address", authority.host),
-            );
-            None
+    let instance = report.value(&table.health_instance, &key("health-instance"));
+    let instance = instance.and_then(|name| report.ok(InstanceName::parse(name), &key("health-instance")));
+    if table.store != Key::Absent {
+        for (part, is_absent) in [
+            ("health-check", table.health_check == Key::Absent),
+            ("health-interval", table.health_interval == Key::Absent),
+            ("health-instance", table.health_instance == Key::Absent),
+        ] {
+            if !is_absent {
+                report.add(
+                    key(part),
+                    "is only for endpoints: the embedded store is a part of the gate",
+                );
+            }
         }
     }
-}
-
-fn parse_authority(text: &str) -> Option<Authority> {
-    let (host, port) = text.rsplit_once(':')?;
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?,
-        None if host.contains(':') => return None,
-        None => host,
+    let check = check.unwrap_or_default();
+    if instance.is_some() && check != HealthCheck::Capabilities {
+        report.add(key("health-instance"), "is only for `health-check = \"capabilities\"`");
+    }
+    if seconds.is_some() && check == HealthCheck::Off {
+        report.add(key("health-interval"), "is in vain with `health-check = \"off\"`");
+    }
+    let question = match check {
+        HealthCheck::GrpcHealth => Question::Health,
+        HealthCheck::Capabilities => Question::Capabilities(instance.unwrap_or_default()),
+        HealthCheck::Off => return None,
     };
-    let is_host = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    is_host.then(|| Authority {
-        host: host.to_owned(),
-        port,
+    Some(HealthPlan {
+        question,
+        interval: Duration::from_secs(seconds.unwrap_or(10)),
     })
 }
 
@@ -349,28 +363,4 @@ fn read<T>(
     let bytes = loaded.content(name)?;
     fingerprint.update(bytes);
     parse(bytes).map_err(|error| format!("`{name}` {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn authorities_need_a_host_and_a_port() {
-        let read = |text| parse_authority(text).map(|authority| (authority.host, authority.port));
-        assert_eq!(read("localhost:80"), Some(("localhost".into(), 80)));
-        assert_eq!(read("[::1]:80"), Some(("::1".into(), 80)));
-        for bad in [
-            "localhost",
-            ":80",
-            "a:0",
-            "a:99999",
-            "a/b:1",
-            "::1:80",
-            "a b:1",
-            "a:80/x",
-        ] {
-            assert_eq!(read(bad), None, "{bad}");
-        }
-    }
 }

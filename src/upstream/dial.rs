@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
+use super::address;
 use crate::http2;
 use crate::snapshot::backends::Target;
 use crate::store::Store;
@@ -51,6 +53,8 @@ pub(super) struct Dialer {
     target: Target,
     store: Option<Store>,
     serve_on: Handle,
+    /// Attempts that failed: the next one begins at another address of the name.
+    failures: AtomicUsize,
 }
 
 impl Dialer {
@@ -60,17 +64,23 @@ impl Dialer {
             target,
             store,
             serve_on,
+            failures: AtomicUsize::new(0),
         }
     }
 
     /// Connects.
     pub(super) async fn dial(&self) -> io::Result<Dialed> {
-        tokio::time::timeout(CONNECT_TIMEOUT, self.connect())
+        let dialed = tokio::time::timeout(CONNECT_TIMEOUT, self.connect())
             .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took more than 5 s")))
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took more than 5 s")));
+        if dialed.is_err() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        dialed
     }
 
     async fn connect(&self) -> io::Result<Dialed> {
+        let begin = self.failures.load(Ordering::Relaxed);
         match &self.target {
             Target::Unix(path) => {
                 let stream = UnixStream::connect(path)
@@ -78,9 +88,9 @@ impl Dialer {
                     .map_err(|error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display())))?;
                 handshake(stream).await
             }
-            Target::Tcp(to) => handshake(tcp(&to.host, to.port).await?).await,
+            Target::Tcp(to) => handshake(tcp(&to.host, to.port, begin).await?).await,
             Target::Tls(to, name, config) => {
-                let tcp = tcp(&to.host, to.port).await?;
+                let tcp = tcp(&to.host, to.port, begin).await?;
                 let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp).await?;
                 if tls.get_ref().1.alpn_protocol() != Some(crate::tls::ALPN_H2) {
                     return Err(io::Error::other("the server does not speak HTTP/2 (ALPN `h2`)"));
@@ -100,8 +110,8 @@ impl Dialer {
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((host, port)).await?;
+async fn tcp(host: &str, port: u16, begin: usize) -> io::Result<TcpStream> {
+    let stream = address::connect(host, port, begin).await?;
     stream.set_nodelay(true)?;
     socket2::SockRef::from(&stream).set_tcp_keepalive(
         &socket2::TcpKeepalive::new()

@@ -1,7 +1,7 @@
-//! The connections of one thread to one backend: made when they are needed, shared by calls, replaced when they end.
+//! The connections of one thread to one endpoint of a backend: made when they are needed, shared by calls, replaced when they end.
 
 use std::io;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Unreachable;
 use super::dial::{Dialed, Dialer};
+use super::health::{Health, Number};
 use super::queue::{ClientId, Queue, Ticket};
 use super::slots::{Link, Slots};
 use super::stream::{Calls, Load, Sent};
@@ -35,7 +36,7 @@ const STALE: Duration = Duration::from_secs(10);
 /// than streams waits for itself as long as it likes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The connections of one thread to one backend.
+/// The connections of one thread to one endpoint of a backend.
 #[derive(Debug)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
@@ -45,6 +46,8 @@ pub(super) struct Pool {
 #[derive(Debug)]
 pub(super) struct Shared {
     name: Arc<str>,
+    endpoint: Number,
+    health: Arc<Health>,
     dialer: Arc<Dialer>,
     state: Mutex<State>,
     /// Counts changes of the connections, for those who wait.
@@ -62,8 +65,6 @@ struct State {
 struct Gauges {
     connections: IntGauge,
     failures: IntCounter,
-    /// There from the first attempt on: an idle gate has no backend that is down.
-    up: LazyLock<IntGauge, Box<dyn FnOnce() -> IntGauge + Send>>,
     waiting: IntGauge,
     timeouts: IntCounter,
 }
@@ -83,21 +84,25 @@ struct Waiting<'a> {
 }
 
 impl Pool {
-    pub(super) fn new(plan: &BackendPlan, dialer: Arc<Dialer>, metrics: &Metrics) -> Pool {
+    pub(super) fn new(
+        plan: &BackendPlan,
+        endpoint: Number,
+        dialer: Arc<Dialer>,
+        health: Arc<Health>,
+        metrics: &Metrics,
+    ) -> Pool {
         let label = [&*plan.name];
         let gauges = Gauges {
             connections: metrics.backend_connections.with_label_values(&label),
             failures: metrics.backend_failures.with_label_values(&label),
-            up: LazyLock::new(Box::new({
-                let (ups, name) = (metrics.backend_up.clone(), Arc::clone(&plan.name));
-                move || ups.with_label_values(&[&*name])
-            })),
             waiting: metrics.backend_waiting.with_label_values(&label),
             timeouts: metrics.backend_wait_timeouts.with_label_values(&label),
         };
         Pool {
             shared: Arc::new(Shared {
                 name: Arc::clone(&plan.name),
+                endpoint,
+                health,
                 dialer,
                 state: Mutex::new(State {
                     slots: Slots::new(plan.connections, plan.max_connections),
@@ -107,6 +112,17 @@ impl Pool {
                 gauges,
             }),
         }
+    }
+
+    /// Has the next call wait for a connection: the endpoint is known to be back.
+    pub(super) fn forgive(&self) {
+        self.shared.change(|slots| {
+            slots.all(|slot| match slot.link {
+                Link::Down { is_dialing: true, .. } => slot.link = Link::Dialing,
+                Link::Down { .. } => slot.link = Link::Idle,
+                Link::Idle | Link::Dialing | Link::Open(_) | Link::Closed => {}
+            });
+        });
     }
 
     /// An open connection with room for a call of this client.
@@ -146,6 +162,7 @@ impl Shared {
             }
             let (ticket, granted) = queue.wait(client);
             self.gauges.waiting.inc();
+            self.health.begin(self.endpoint);
             Waiting {
                 shared: self,
                 client,
@@ -228,9 +245,12 @@ impl Shared {
                 Ok(dialed) => return self.opened(slot, dialed),
                 Err(error) => {
                     self.gauges.failures.inc();
-                    self.gauges.up.set(0);
+                    // One that serves calls is not down because it takes no more connections.
+                    if !self.state.lock().slots.any_open() {
+                        self.health.unreachable(self.endpoint, plain(&error));
+                    }
                     if since.elapsed() + pause > GRACE {
-                        tracing::warn!(target: "casgate::backend", backend = &*self.name, %error, "backend can't be reached");
+                        tracing::warn!(target: "casgate::backend", backend = &*self.name, endpoint = self.health.name(self.endpoint), %error, "backend can't be reached");
                         let down = Link::Down {
                             since,
                             retry_at: Instant::now() + RETRY_AFTER,
@@ -253,7 +273,7 @@ impl Shared {
             mut limit,
             driver,
         } = dialed;
-        self.gauges.up.set(1);
+        self.health.reached(self.endpoint);
         let now = *limit.borrow_and_update();
         let Some(calls) = self.change(|slots| slots.open(slot, sender, now)) else {
             return;
@@ -271,11 +291,11 @@ impl Shared {
             };
             tokio::select! {
                 ended = driver => match ended {
-                    Ok(()) => tracing::debug!(target: "casgate::backend", backend = &*self.name, "connection closed"),
-                    Err(error) => tracing::info!(target: "casgate::backend", backend = &*self.name, %error, "connection ended"),
+                    Ok(()) => tracing::debug!(target: "casgate::backend", backend = &*self.name, endpoint = self.health.name(self.endpoint), "connection closed"),
+                    Err(error) => tracing::info!(target: "casgate::backend", backend = &*self.name, endpoint = self.health.name(self.endpoint), %error, "connection ended"),
                 },
                 () = silent => {
-                    tracing::warn!(target: "casgate::backend", backend = &*self.name, "no answer to PING: connection closed");
+                    tracing::warn!(target: "casgate::backend", backend = &*self.name, endpoint = self.health.name(self.endpoint), "no answer to PING: connection closed");
                 }
                 never = limits => never,
             }
@@ -299,6 +319,7 @@ impl Shared {
 
     /// Counts a call off.
     pub(super) fn release(self: &Arc<Self>, client: ClientId) {
+        self.health.end(self.endpoint);
         self.state.lock().queue.close(client);
         self.grant();
     }
@@ -324,6 +345,7 @@ impl Shared {
     }
 
     fn load(self: &Arc<Self>, slot: usize, calls: Arc<Calls>, client: ClientId) -> Load {
+        self.health.begin(self.endpoint);
         Load {
             pool: Arc::clone(self),
             slot,
@@ -334,7 +356,7 @@ impl Shared {
 }
 
 /// What a client is told: no path, no address. The log has the whole error.
-fn plain(error: &io::Error) -> &'static str {
+pub(super) fn plain(error: &io::Error) -> &'static str {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match (error.kind(), inner) {
         (_, Some(rustls::Error::InvalidCertificate(_))) => "its certificate is not accepted",
@@ -349,6 +371,7 @@ fn plain(error: &io::Error) -> &'static str {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.shared.gauges.waiting.dec();
+        self.shared.health.end(self.shared.endpoint);
         self.shared.state.lock().queue.leave(self.client, self.ticket);
     }
 }

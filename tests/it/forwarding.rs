@@ -8,7 +8,7 @@ use prost::Message;
 use rcgen::{DnType, SanType};
 
 use crate::harness::backend::{Backend, unary};
-use crate::harness::gate::{Config, Gate};
+use crate::harness::gate::{Config, Gate, backend_table};
 use crate::harness::grpc;
 use crate::harness::wire::{Client, grpc_request};
 
@@ -126,9 +126,9 @@ async fn what_clients_claim_is_removed_for_every_backend() {
     let (told, other) = (Backend::start(unary), Backend::start(unary));
     let mut config = forwarding(&told, ALL).with_anonymous();
     config.backends.push_str(&format!(
-        "\n[backends.other]\nendpoint = \"{}\"\n[[routes]]\nservices = [\"cas\"]\nbackend = \"cache\"\n\
+        "\n{}[[routes]]\nservices = [\"cas\"]\nbackend = \"cache\"\n\
          [[routes]]\nservices = [\"action-cache\"]\nbackend = \"other\"\n",
-        other.endpoint()
+        backend_table("other", &other.endpoint())
     ));
     config.rule("everybody", "\"anonymous\"", &["pull"], None);
     let gate = Gate::start(config).await;

@@ -163,7 +163,7 @@ async fn no_client_can_make_more_series() {
 }
 
 /// An answer of the admin listener, head and body.
-async fn admin(gate: &Gate, method: &str, path: &str) -> (u16, String) {
+pub(crate) async fn admin(gate: &Gate, method: &str, path: &str) -> (u16, String) {
     let address = gate.server().admin_address().unwrap();
     let mut tcp = TcpStream::connect(address).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");

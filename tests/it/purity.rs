@@ -84,12 +84,20 @@ fn there_is_one_door_to_a_backend_and_one_maker_of_permits() {
     permits.sort();
     doors.sort();
     assert_eq!(permits, ["policy.rs"]);
-    assert_eq!(doors, ["upstream/dial.rs", "upstream/pool.rs"]);
+    assert_eq!(doors, ["upstream/check.rs", "upstream/dial.rs", "upstream/pool.rs"]);
     let upstream = code(&source().join("upstream.rs"));
     assert!(
         upstream.contains("        permit: Permit,\n"),
         "`Backend::send` asks for a permit"
     );
+    // What needs none can't say anything that a caller said.
+    let check = code(&source().join("upstream/check.rs"));
+    assert!(check.contains("async fn ask(sender: SendRequest<Bytes>, endpoint: &Endpoint, question: &Question)"));
+    for name in ["Caller", "Client", "pub fn", "pub(crate)"] {
+        assert!(!check.contains(name), "{name}");
+    }
     // Private, so that nobody goes round it.
-    assert!(upstream.contains("\nmod dial;\n") && upstream.contains("\nmod pool;\n"));
+    assert!(
+        upstream.contains("\nmod dial;\n") && upstream.contains("\nmod pool;\n") && upstream.contains("\nmod check;\n")
+    );
 }

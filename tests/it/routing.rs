@@ -5,7 +5,7 @@ use std::fmt::Write;
 use casgate::policy::method::{Method, Service};
 
 use crate::harness::backend::{Backend, Options, Place, unary};
-use crate::harness::gate::{Config, Gate};
+use crate::harness::gate::{Config, Gate, backend_table};
 
 /// Backends with these routes, in the order of the pairs.
 fn routed(backends: &[(&Backend, &[&str])]) -> Config {
@@ -14,7 +14,7 @@ fn routed(backends: &[(&Backend, &[&str])]) -> Config {
     for (number, (backend, services)) in backends.iter().enumerate() {
         let endpoint = backend.endpoint();
         let tables = &mut config.backends;
-        write!(tables, "[backends.b{number}]\nendpoint = \"{endpoint}\"\n\n").unwrap();
+        writeln!(tables, "{}", backend_table(&format!("b{number}"), &endpoint)).unwrap();
         write!(
             tables,
             "[[routes]]\nservices = {services:?}\nbackend = \"b{number}\"\n\n"

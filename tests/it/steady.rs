@@ -146,7 +146,9 @@ async fn no_call_fails_because_of_reloads() {
 
 fn backend_table(backend: &Backend, connections: usize) -> String {
     let endpoint = backend.endpoint().replace("http:", "https:");
-    format!("[backends.cache]\nendpoint = \"{endpoint}\"\nca = \"backend.crt\"\nconnections = {connections}\n")
+    format!(
+        "[backends.cache]\nendpoint = \"{endpoint}\"\nhealth-check = \"off\"\nca = \"backend.crt\"\nconnections = {connections}\n"
+    )
 }
 
 fn backend_tls(authority: &Authority) -> tokio_rustls::TlsAcceptor {

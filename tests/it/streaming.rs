@@ -8,7 +8,7 @@ use casgate::policy::method::Method;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::harness::backend::{Backend, Exchange, Options, Place, echo, head, send, silent, status, unary};
-use crate::harness::gate::{Config, Gate};
+use crate::harness::gate::{Config, Gate, backend_table};
 use crate::harness::wire::{Reply, grpc_request, rest};
 use crate::harness::{frames, grpc, settled, within};
 
@@ -202,8 +202,8 @@ async fn stalled_uploads_hold_back_no_other_of_the_same_client() {
     let route =
         |services: &str, backend: &str| format!("\n[[routes]]\nservices = {services}\nbackend = \"{backend}\"\n");
     config.backends.push_str(&format!(
-        "[backends.good]\nendpoint = \"{}\"\n{}{}",
-        backend.endpoint(),
+        "{}{}{}",
+        backend_table("good", &backend.endpoint()),
         route("[\"cas\"]", "cache"),
         route("[\"action-cache\"]", "good"),
     ));

@@ -8,7 +8,7 @@ use casgate::policy::rights::Right;
 use prost::Message;
 
 use crate::harness::backend::{Backend, silent, unary};
-use crate::harness::gate::{Config, Gate};
+use crate::harness::gate::{Config, Gate, backend_table};
 use crate::harness::{grpc, until};
 
 /// `forks` write into an instance of their own; each team has its part of the server, under the same name.
@@ -223,12 +223,12 @@ async fn an_instance_has_a_backend_of_its_own_and_a_name_there() {
     let mut config = Config::to(&shared);
     with_tenants(&mut config);
     config.backends = format!(
-        "[backends.shared]\nendpoint = \"{}\"\n[backends.own]\nendpoint = \"{}\"\n\
+        "{}{}\
          [[routes]]\nservices = [\"cas\", \"action-cache\", \"asset\"]\nbackend = \"shared\"\n\
          [[routes]]\nservices = [\"cas\", \"action-cache\"]\nbackend = \"own\"\n\
          instances = [\"untrusted/**\"]\ninstance-rewrite = \"**\"\n",
-        shared.endpoint(),
-        own.endpoint()
+        backend_table("shared", &shared.endpoint()),
+        backend_table("own", &own.endpoint())
     );
     let gate = Gate::start(config).await;
     let mut fork = gate.client("fork").await;

@@ -11,7 +11,7 @@ pub(super) fn warnings(snapshot: &Snapshot) -> impl Iterator<Item = String> {
     let open = snapshot
         .backends
         .iter()
-        .filter(|plan| host(plan).is_some_and(|host| !is_loopback(host)));
+        .filter(|plan| hosts(plan).any(|host| !is_loopback(host)));
     open.map(|plan| {
         format!(
             "backend {} is reached in the clear: whoever is on its network can reach it around the gate, and read and change what passes; take `https://` with a certificate that the server asks for, or keep the network to the two",
@@ -22,10 +22,7 @@ pub(super) fn warnings(snapshot: &Snapshot) -> impl Iterator<Item = String> {
 
 /// Notes on backends that others on this machine can reach.
 pub(super) fn notes(snapshot: &Snapshot) -> impl Iterator<Item = String> {
-    let open = snapshot
-        .backends
-        .iter()
-        .filter(|plan| host(plan).is_some_and(is_loopback));
+    let open = snapshot.backends.iter().filter(|plan| hosts(plan).any(is_loopback));
     open.map(|plan| {
         format!(
             "backend {} listens on TCP of this machine: every user of it can reach it around the gate; a unix socket that only casgate may use is better",
@@ -35,11 +32,11 @@ pub(super) fn notes(snapshot: &Snapshot) -> impl Iterator<Item = String> {
 }
 
 /// Where a backend is without TLS.
-fn host(plan: &BackendPlan) -> Option<&str> {
-    match &plan.target {
-        Target::Tcp(authority) => Some(&authority.host),
+fn hosts(plan: &BackendPlan) -> impl Iterator<Item = &str> {
+    plan.endpoints.iter().filter_map(|target| match target {
+        Target::Tcp(authority) => Some(&*authority.host),
         Target::Unix(_) | Target::Tls(..) | Target::Store(_) => None,
-    }
+    })
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -69,6 +69,11 @@ certificate = { common-name = "root" }
 allow = ["pull", "push", "execute", "worker", "events", "fetch-remote", "admin"]
 "#;
 
+/// A backend that sees nothing but calls of clients.
+pub(crate) fn backend_table(name: &str, endpoint: &str) -> String {
+    format!("[backends.{name}]\nendpoint = \"{endpoint}\"\nhealth-check = \"off\"\n")
+}
+
 impl Config {
     /// One backend for everything, one thread, and the cast of `reader`, `writer` and `root`.
     pub(crate) fn to(backend: &Backend) -> Config {
@@ -90,7 +95,7 @@ impl Config {
             listen: String::new(),
             more_listeners: String::new(),
             client_ca: r#""ca.crt""#.to_owned(),
-            backends: format!("[backends.cache]\nendpoint = \"{endpoint}\"\nconnections = 1\n"),
+            backends: backend_table("cache", endpoint) + "connections = 1\n",
             rules: CAST.to_owned(),
             files,
         }

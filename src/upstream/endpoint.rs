@@ -1,0 +1,72 @@
+//! One endpoint of a backend, with the connections of every thread to it.
+
+use std::sync::Arc;
+
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
+
+use super::OpenError;
+use super::dial::Dialer;
+use super::health::{Health, Number};
+use super::pool::Pool;
+use crate::metrics::Metrics;
+use crate::snapshot::backends::{BackendPlan, Target};
+
+/// One endpoint of a backend.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) number: Number,
+    pub(super) dialer: Arc<Dialer>,
+    scheme: Scheme,
+    authority: Authority,
+    pools: Vec<Pool>,
+}
+
+impl Endpoint {
+    /// Prepares it for so many threads.
+    pub(super) fn new(
+        plan: &BackendPlan,
+        (number, target): (Number, &Target),
+        dialer: Dialer,
+        threads: usize,
+        health: &Arc<Health>,
+        metrics: &Metrics,
+    ) -> Result<Endpoint, OpenError> {
+        let authority = target.authority();
+        let authority = Authority::try_from(authority.as_str()).map_err(|_| OpenError::Authority {
+            name: plan.name.to_string(),
+            authority,
+        })?;
+        let dialer = Arc::new(dialer);
+        let pool = |_| Pool::new(plan, number, Arc::clone(&dialer), Arc::clone(health), metrics);
+        Ok(Endpoint {
+            number,
+            scheme: match target {
+                Target::Tls(..) => Scheme::HTTPS,
+                Target::Unix(_) | Target::Tcp(_) | Target::Store(_) => Scheme::HTTP,
+            },
+            authority,
+            pools: (0..threads).map(pool).collect(),
+            dialer,
+        })
+    }
+
+    /// The connections of one thread.
+    pub(super) fn pool(&self, worker: usize) -> Option<&Pool> {
+        self.pools.get(worker)
+    }
+
+    /// Has calls of every thread wait for a connection, where the last attempt to make one failed.
+    pub(super) fn forgive(&self) {
+        self.pools.iter().for_each(Pool::forgive);
+    }
+
+    /// What a request for this path asks for.
+    pub(super) fn uri(&self, path: &'static str) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static(path));
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+}
