@@ -59,7 +59,7 @@ impl Cache {
 
     /// Whether a directory and everything below it is here. Each blob of it is used by that.
     ///
-    /// A tree that was found whole is believed to be for a minute, or until something is removed that was used since.
+    /// A tree that was found whole is believed to be for a minute, or until its turn to be removed is half as far away.
     pub(super) async fn holds_tree(&self, instance: &Instance, root: &BlobDigest) -> Result<bool, Fault> {
         let tree = (instance.clone(), *root);
         let found = self.whole_trees.get(&tree).await;

@@ -102,7 +102,8 @@ impl Objects {
         self.space.get().map_or(0, |space| space.now())
     }
 
-    /// Whether all that was used at or after `time` is still there, as far as this process knows.
+    /// Whether all that was used at or after `time` is still there as far as this process knows, and needs no other use to stay
+    /// for a while.
     pub(super) fn keeps_since(&self, time: u64) -> bool {
         self.space.get().is_none_or(|space| space.keeps_since(time))
     }

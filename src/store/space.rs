@@ -281,9 +281,11 @@ impl Space {
         }
     }
 
-    /// Whether all that was used at or after `time` is still there.
+    /// Whether all that was used at or after `time` is still there, and safe without another use: the objects that were
+    /// removed had been unused for more than twice as long.
     pub(super) fn keeps_since(&self, time: u64) -> bool {
-        self.removed_until.load(Ordering::Acquire) < time
+        let removed = self.removed_until.load(Ordering::Acquire);
+        self.now().saturating_sub(time) < time.saturating_sub(removed)
     }
 
     /// Takes an object into the index unless it is there.
