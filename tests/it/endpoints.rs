@@ -191,7 +191,7 @@ async fn an_endpoint_that_takes_no_more_connections_is_not_down() {
     config.backends = config.backends.replace("connections = 1\n", "connections = 2\n");
     let gate = Gate::start(config).await;
     let mut client = gate.client("writer").await;
-    let mut calls = vec![writing(&mut client).await, writing(&mut client).await];
+    let mut calls = [writing(&mut client).await, writing(&mut client).await];
     // The connections that are there go on.
     for endpoint in &endpoints {
         std::fs::remove_file(endpoint.strip_prefix("unix:").unwrap()).unwrap();
