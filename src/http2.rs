@@ -1,5 +1,8 @@
 //! What both sides of the gate do alike with an HTTP/2 connection.
 
+pub(crate) mod gather;
+pub(crate) mod read_ahead;
+
 use std::future::poll_fn;
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::census::Ticket;
 use super::{Arrival, Peer};
+use crate::http2::read_ahead::ReadAhead;
 use crate::live::Shared;
 use crate::metrics::{Action, Limit};
 use crate::snapshot::listen::ListenerId;
@@ -38,7 +39,7 @@ pub(super) async fn encrypted(
     shared: &Shared,
     arrival: Arrival,
     config: Arc<ServerConfig>,
-) -> Option<(TlsStream<TcpStream>, Peer, Ticket)> {
+) -> Option<(TlsStream<ReadAhead<TcpStream>>, Peer, Ticket)> {
     let Arrival {
         tcp,
         address,
@@ -83,9 +84,9 @@ async fn handshake(
     address: SocketAddr,
     listener: ListenerId,
     config: Arc<ServerConfig>,
-) -> Result<(TlsStream<TcpStream>, Peer), Error> {
+) -> Result<(TlsStream<ReadAhead<TcpStream>>, Peer), Error> {
     prepare(&tcp)?;
-    let tls = TlsAcceptor::from(config).accept(tcp).await?;
+    let tls = TlsAcceptor::from(config).accept(ReadAhead::new(tcp)).await?;
     let session = tls.get_ref().1;
     if session.alpn_protocol() != Some(ALPN_H2) {
         return Err(Error::NoAlpn);

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::address;
 use crate::http2;
+use crate::http2::gather::Gather;
 use crate::snapshot::backends::Target;
 use crate::store::Store;
 
@@ -138,12 +139,18 @@ where
         // Clients cancel at will, and the connection is shared: their resets must not end it.
         .max_concurrent_reset_streams(4096)
         .max_local_error_reset_streams(None);
-    let (sender, mut connection): (_, Connection<IO, Bytes>) = builder.handshake(io).await.map_err(io::Error::other)?;
+    let io = Gather::new(io);
+    let gathered = io.share();
+    let (sender, mut connection): (_, Connection<Gather<IO>, Bytes>) =
+        builder.handshake(io).await.map_err(io::Error::other)?;
     let ping_pong = connection.ping_pong();
     let allowed = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
             let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection");
             return Poll::Ready(Err(ended.map_or_else(io::Error::other, |()| closed())));
+        }
+        if let Poll::Ready(Err(error)) = gathered.poll_flush_all(cx) {
+            return Poll::Ready(Err(error));
         }
         match connection.max_concurrent_send_streams() {
             0 => Poll::Pending,
@@ -155,6 +162,8 @@ where
     let mut last = allowed;
     let driver = poll_fn(move |cx| {
         let ended = Pin::new(&mut connection).poll(cx);
+        // What can't be written is an error that reading meets, too: answers that have come are read first.
+        let _written = gathered.poll_flush_all(cx);
         let now = connection.max_concurrent_send_streams();
         if now != last {
             last = now;
