@@ -131,6 +131,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Gather<IO> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::future::poll_fn;
 

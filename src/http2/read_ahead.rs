@@ -111,6 +111,7 @@ fn give_back(bytes: Box<[u8]>) {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
