@@ -111,8 +111,9 @@ fn give_back(bytes: Box<[u8]>) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
