@@ -12,11 +12,13 @@ mod window;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::Reason;
-use h2::server::Connection;
+use h2::server::{Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::Instrument;
@@ -40,6 +42,12 @@ use crate::snapshot::listen::{ListenerId, Security};
 const GRACE: Duration = Duration::from_secs(5);
 /// How soon a shorter timeout of a new configuration holds at the latest.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+/// So many calls are taken one after the other before it is looked at what else has happened to their connection.
+const CALLS_IN_A_ROW: u32 = 32;
+
+/// What h2 gives of a call.
+type Call = (Request<RecvStream>, SendResponse<Bytes>);
+
 /// A connection that was accepted.
 #[derive(Debug)]
 pub struct Arrival {
@@ -128,19 +136,23 @@ where
     let (mut is_draining, mut has_expired) = (false, false);
     let silent = http2::until_peer_is_silent(connection.ping_pong(), ticket.has_calls());
     let idle = until_idle(&caller, ticket);
+    let expired = caller.until_expired();
     let mut window = window::Window::new(&caller);
-    tokio::pin!(silent, idle);
+    let mut in_a_row = 0;
+    tokio::pin!(silent, idle, expired);
     loop {
         tokio::select! {
-            accepted = connection.accept() => match accepted {
+            biased;
+            accepted = poll_fn(|cx| poll_accept(&mut connection, &mut in_a_row, cx)) => match accepted {
                 Some(Ok((request, respond))) => {
                     let open = ticket.call();
                     let caller = Arc::clone(&caller);
                     // Without the span: an access line names its peer itself, whatever is filtered.
-                    tokio::spawn(async move {
+                    // Boxed: a task moves what it runs several times, and this is large.
+                    tokio::spawn(Box::pin(async move {
                         proxy::handle(caller, request, respond).await;
                         drop(open);
-                    });
+                    }));
                 }
                 Some(Err(error)) => {
                     tracing::debug!(target: "casgate::connection", %error, "connection ended");
@@ -154,6 +166,7 @@ where
                 caller.recheck();
                 // A list that had ended may have been followed by another.
                 has_expired = false;
+                expired.set(caller.until_expired());
                 if view.withdrawn.is_some() && !is_draining {
                     is_draining = true;
                     connection.graceful_shutdown();
@@ -164,7 +177,7 @@ where
                 connection.graceful_shutdown();
             }
             // Also while it drains: a call that began in time must not outlive its certificate.
-            () = caller.until_expired(), if !has_expired => {
+            () = &mut expired, if !has_expired => {
                 has_expired = true;
                 caller.recheck();
                 if !is_draining {
@@ -187,7 +200,7 @@ where
                     connection.abrupt_shutdown(Reason::NO_ERROR);
                 }
             }
-            () = tokio::time::sleep(GRACE), if is_draining => {
+            () = async { tokio::time::sleep(GRACE).await }, if is_draining => {
                 if ticket.idle().is_some_and(|idle| idle >= GRACE) && !connection.has_streams() {
                     return;
                 }
@@ -207,6 +220,25 @@ where
             }
         }
     }
+}
+
+/// The next call. After several without a pause, whoever polls gets a look at everything else.
+fn poll_accept<IO>(
+    connection: &mut Connection<IO, Bytes>,
+    in_a_row: &mut u32,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Call, h2::Error>>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    if *in_a_row == CALLS_IN_A_ROW {
+        *in_a_row = 0;
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    let call = connection.poll_accept(cx);
+    *in_a_row = if call.is_ready() { *in_a_row + 1 } else { 0 };
+    call
 }
 
 /// Ends when the connection has done nothing for too long; gives the limit that it reached.

@@ -87,7 +87,7 @@ async fn try_handle(
     let view = caller.view();
     let _counted = metered::count(caller, &view.live.snapshot.limits)?;
     if service == Service::Health {
-        return answer.health(method, caller.shared.draining.subscribe()).await;
+        return Box::pin(answer.health(method, caller.shared.draining.subscribe())).await;
     }
     let (snapshot, identity) = (&view.live.snapshot, &caller.peer.identity);
     answer.wait_at_most(snapshot.limits.stall_timeout);
@@ -126,14 +126,14 @@ async fn try_handle(
                 kindly,
                 denial,
             };
-            return kind.answer(&mut upload, answer, record, &mut held).await;
+            return Box::pin(kind.answer(&mut upload, answer, record, &mut held)).await;
         }
     };
     held.check(&permit)?;
     record.allowed(&view.live, &permit);
     caller.make_room(&permit);
     let _place = match view.meter(permit.rule()) {
-        Some(meter) => metered::admit(caller, meter, &permit, &mut upload, answer, &mut held).await?,
+        Some(meter) => Box::pin(metered::admit(caller, meter, &permit, &mut upload, answer, &mut held)).await?,
         None => None,
     };
     if subject::is_noted(method) {
@@ -146,7 +146,7 @@ async fn try_handle(
             permit,
             headers: parts.headers,
         };
-        let result = own.answer(&mut upload, answer, record, &mut held).await;
+        let result = Box::pin(own.answer(&mut upload, answer, record, &mut held)).await;
         record.subject(upload.subject());
         return result;
     }

@@ -1,5 +1,6 @@
 //! TLS on both sides: PEM to rustls configurations. TLS 1.2 and 1.3, HTTP/2 by ALPN, no resumption.
 
+mod chains;
 mod dn;
 pub mod identity;
 pub mod lists;

@@ -269,8 +269,17 @@ impl Backend {
     /// A connection to the endpoint that is best for the next call.
     async fn channel(&self, client: Client, refused: Option<Place>) -> Result<(&Endpoint, Channel), Unreachable> {
         if let [only] = &*self.endpoints {
-            return Ok((only, connection(only, client).await?));
+            let channel = match only.pool(client.worker).and_then(|pool| pool.channel_now(client.party)) {
+                Some(channel) => channel,
+                None => Box::pin(connection(only, client)).await?,
+            };
+            return Ok((only, channel));
         }
+        Box::pin(self.best(client, refused)).await
+    }
+
+    /// The same, of several endpoints.
+    async fn best(&self, client: Client, refused: Option<Place>) -> Result<(&Endpoint, Channel), Unreachable> {
         let mut tried = Tried::default();
         let mut last = Unreachable("it has no endpoint".to_owned());
         while let Some(number) = self.health.choose(tried, refused.map(|place| place.0)) {

@@ -28,6 +28,7 @@ use rustls::{
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
+use super::chains::Chains;
 use super::identity::{self, Usage};
 use super::lists::Lists;
 use crate::config::file::{ExpiredLists, Role};
@@ -68,6 +69,8 @@ pub struct ClientVerifier {
     issuers: usize,
     revoked: HashSet<IssuerAndSerial>,
     lists: Lists,
+    /// What was accepted so far.
+    chains: Chains,
     warnings: Vec<String>,
 }
 
@@ -156,6 +159,7 @@ impl ClientVerifier {
             issuers,
             revoked: revoked_serials(crls)?,
             lists: Lists::default(),
+            chains: Chains::new(),
             warnings: [warnings, crl_warnings(trusted, crls)?].concat(),
         })
     }
@@ -195,10 +199,25 @@ impl ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Vec<Arc<str>>, Error> {
-        let names = self.verify_chain(end_entity, intermediates, now)?;
         let chain: Vec<_> = [end_entity].into_iter().chain(intermediates).collect();
+        let key = Chains::key(&chain);
+        if let Some(names) = self.chains.find(&key, now) {
+            return Ok(names);
+        }
+        let names = self.verify_chain(end_entity, intermediates, now)?;
         self.lists.check(&chain, now)?;
+        self.chains.note(key, &names, now, self.end(&chain));
         Ok(names)
+    }
+
+    /// The last second in which all of a chain holds that holds now, with the lists that it needs.
+    fn end(&self, chain: &[&CertificateDer<'_>]) -> i64 {
+        let not_after = |der: &&CertificateDer<'_>| match identity::parse(der) {
+            Ok(certificate) => certificate.validity().not_after.timestamp(),
+            Err(_) => i64::MIN,
+        };
+        let ends = chain.iter().map(not_after).chain(self.lists.end_for(chain));
+        ends.min().unwrap_or(i64::MIN)
     }
 
     fn verify_chain(

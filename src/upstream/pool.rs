@@ -125,7 +125,20 @@ impl Pool {
         });
     }
 
-    /// An open connection with room for a call of this client.
+    /// An open connection with room for a call of this client, where nothing has to be waited for: the path of most calls.
+    pub(super) fn channel_now(&self, client: ClientId) -> Option<Channel> {
+        let mut state = self.shared.state.lock();
+        let State { slots, queue } = &mut *state;
+        if !queue.may_pass(client, slots.free()) {
+            return None;
+        }
+        let (slot, calls, sender) = slots.pick_open()?;
+        queue.open(client);
+        let load = self.shared.load(slot, calls, client);
+        Some(Channel { sender, load })
+    }
+
+    /// The same, with all that may have to be waited for.
     pub(super) async fn channel(&self, client: ClientId) -> Result<Channel, Unreachable> {
         loop {
             let load = self.shared.place(client).await?;
@@ -320,8 +333,14 @@ impl Shared {
     /// Counts a call off.
     pub(super) fn release(self: &Arc<Self>, client: ClientId) {
         self.health.end(self.endpoint);
-        self.state.lock().queue.close(client);
-        self.grant();
+        let somebody_waits = {
+            let mut state = self.state.lock();
+            state.queue.close(client);
+            !state.queue.is_empty()
+        };
+        if somebody_waits {
+            self.grant();
+        }
     }
 
     /// Gives the places that are free to the calls that wait.

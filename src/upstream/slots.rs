@@ -95,6 +95,14 @@ impl Slots {
         Some((index, Arc::clone(&slot.calls)))
     }
 
+    /// The same where the connection is open already; gives the connection as well.
+    pub(super) fn pick_open(&self) -> Option<(usize, Arc<Calls>, SendRequest<Bytes>)> {
+        let (index, slot) = self.choose()?;
+        let Link::Open(sender) = &slot.link else { return None };
+        slot.calls.add();
+        Some((index, Arc::clone(&slot.calls), sender.clone()))
+    }
+
     /// Of the usual ones the first with few calls, else the one with the fewest; then the first of the others.
     fn choose(&self) -> Option<(usize, &Slot)> {
         let (any_open, limit) = (self.any_open(), self.likely_limit());
