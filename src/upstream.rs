@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use crate::connection::Caller;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
+use crate::policy::method::Method;
 use crate::snapshot::backends::{BackendPlan, MEMORY, Target};
 use crate::store::{Meters, Store};
 
@@ -27,6 +28,7 @@ use endpoint::Endpoint;
 pub use health::Condition;
 use health::{Health, Number, Tried};
 use pool::Channel;
+use slots::Size;
 pub use stream::{Head, Sent};
 
 /// One backend, with the connections of every thread to it.
@@ -244,8 +246,12 @@ impl Backend {
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = headers;
         // A connection may turn out to be closed only when it is used: one more try for each that there can be.
+        let size = match permit.method() {
+            Method::Write => Size::Bulk,
+            _ => Size::Short,
+        };
         for _ in 0..=self.plan.max_connections * self.endpoints.len() {
-            let (endpoint, mut channel) = match self.channel(client, refused).await {
+            let (endpoint, mut channel) = match self.channel(client, size, refused).await {
                 Ok(found) => found,
                 Err(unreachable) => return Err((permit, unreachable)),
             };
@@ -267,19 +273,32 @@ impl Backend {
     }
 
     /// A connection to the endpoint that is best for the next call.
-    async fn channel(&self, client: Client, refused: Option<Place>) -> Result<(&Endpoint, Channel), Unreachable> {
+    async fn channel(
+        &self,
+        client: Client,
+        size: Size,
+        refused: Option<Place>,
+    ) -> Result<(&Endpoint, Channel), Unreachable> {
         if let [only] = &*self.endpoints {
-            let channel = match only.pool(client.worker).and_then(|pool| pool.channel_now(client.party)) {
+            let channel = match only
+                .pool(client.worker)
+                .and_then(|pool| pool.channel_now(client.party, size))
+            {
                 Some(channel) => channel,
-                None => Box::pin(connection(only, client)).await?,
+                None => Box::pin(connection(only, client, size)).await?,
             };
             return Ok((only, channel));
         }
-        Box::pin(self.best(client, refused)).await
+        Box::pin(self.best(client, size, refused)).await
     }
 
     /// The same, of several endpoints.
-    async fn best(&self, client: Client, refused: Option<Place>) -> Result<(&Endpoint, Channel), Unreachable> {
+    async fn best(
+        &self,
+        client: Client,
+        size: Size,
+        refused: Option<Place>,
+    ) -> Result<(&Endpoint, Channel), Unreachable> {
         let mut tried = Tried::default();
         let mut last = Unreachable("it has no endpoint".to_owned());
         while let Some(number) = self.health.choose(tried, refused.map(|place| place.0)) {
@@ -289,7 +308,7 @@ impl Backend {
             tried = tried.and(number);
             tokio::select! {
                 biased;
-                channel = connection(endpoint, client) => match channel {
+                channel = connection(endpoint, client, size) => match channel {
                     Ok(channel) => return Ok((endpoint, channel)),
                     Err(unreachable) => last = unreachable,
                 },
@@ -315,9 +334,9 @@ impl Drop for Backend {
     }
 }
 
-async fn connection(endpoint: &Endpoint, client: Client) -> Result<Channel, Unreachable> {
+async fn connection(endpoint: &Endpoint, client: Client, size: Size) -> Result<Channel, Unreachable> {
     match endpoint.pool(client.worker) {
-        Some(pool) => pool.channel(client.party).await,
+        Some(pool) => pool.channel(client.party, size).await,
         None => Err(Unreachable("no such thread".to_owned())),
     }
 }

@@ -3,7 +3,7 @@
 //! Hop-by-hop fields end here (RFC 9110, 7.6.1), and so does whatever a backend could take for an identity: only the
 //! gate may say who calls. Everything else goes on as it came, `-bin` values and names with dots included.
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use http::{Method as HttpMethod, Request};
 
 /// Why a request is no gRPC request, with the HTTP status that the gRPC protocol wants for it
@@ -47,27 +47,37 @@ pub fn is_grpc(value: &HeaderValue) -> bool {
 /// Makes a client's request headers fit for a backend. `own` are names that only the gate may use, besides those that everybody
 /// knows.
 pub fn for_upstream(headers: &mut HeaderMap, own: &[HeaderName]) {
-    remove_hop_by_hop(headers);
-    headers.remove(HOST);
-    // Only a hint for routers (remote_execution.proto, "resource_name"), which could name another resource to them than the
-    // message that was decided about.
-    headers.remove("build.bazel.remote.execution.v2.resource-name");
-    headers.remove(EXPECT);
-    // The gate may cut a request off; HTTP/2 frames say where it ends.
-    headers.remove(CONTENT_LENGTH);
     let is_own = |name: &HeaderName| own.iter().any(|own| is_same_name(own.as_str(), name.as_str()));
-    let is_spoofed = |name: &&HeaderName| is_identity(name) || is_own(name);
-    let spoofed: Vec<HeaderName> = headers.keys().filter(is_spoofed).cloned().collect();
-    for name in spoofed {
-        headers.remove(name);
-    }
+    remove_all(headers, |name| {
+        // It is replaced below.
+        if *name == TE {
+            return false;
+        }
+        let only_for_the_gate = match name.as_str() {
+            // The gate may cut a request off; HTTP/2 frames say where it ends.
+            "host" | "expect" | "content-length" => true,
+            // Only a hint for routers (remote_execution.proto, "resource_name"), which could name another resource to them
+            // than the message that was decided about.
+            "build.bazel.remote.execution.v2.resource-name" => true,
+            name => HOP_BY_HOP.contains(&name),
+        };
+        only_for_the_gate || is_identity(name) || is_own(name)
+    });
     // gRPC wants it on every request, and proxies that drop it break servers that check (grpc PROTOCOL-HTTP2).
     headers.insert(TE, HeaderValue::from_static("trailers"));
 }
 
 /// Makes a backend's response headers fit for a client.
 pub fn for_client(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
+    remove_all(headers, |name| HOP_BY_HOP.contains(&name.as_str()));
+}
+
+/// There is mostly nothing to remove, and to look at each name that is there is less than to look for each that may be.
+fn remove_all(headers: &mut HeaderMap, ends_here: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| ends_here(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
 }
 
 const HOP_BY_HOP: [&str; 10] = [
@@ -82,12 +92,6 @@ const HOP_BY_HOP: [&str; 10] = [
     "upgrade",
     "http2-settings",
 ];
-
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
 
 /// Whether a header ends at the gate in both directions.
 pub fn is_hop_by_hop(name: &str) -> bool {
@@ -169,6 +173,10 @@ mod tests {
             "content-length",
             "x-team",
             "x_team",
+            "host",
+            "expect",
+            "te",
+            "http2-settings",
         ]);
         for_upstream(&mut headers, &[HeaderName::from_static("x-team")]);
         assert_eq!(headers.len(), 1, "{headers:?}");

@@ -15,7 +15,7 @@ use super::Unreachable;
 use super::dial::{Dialed, Dialer};
 use super::health::{Health, Number};
 use super::queue::{ClientId, Queue, Ticket};
-use super::slots::{Link, Slots};
+use super::slots::{Link, Size, Slots};
 use super::stream::{Calls, Load, Sent};
 use crate::http2;
 use crate::metrics::Metrics;
@@ -126,22 +126,22 @@ impl Pool {
     }
 
     /// An open connection with room for a call of this client, where nothing has to be waited for: the path of most calls.
-    pub(super) fn channel_now(&self, client: ClientId) -> Option<Channel> {
+    pub(super) fn channel_now(&self, client: ClientId, size: Size) -> Option<Channel> {
         let mut state = self.shared.state.lock();
         let State { slots, queue } = &mut *state;
         if !queue.may_pass(client, slots.free()) {
             return None;
         }
-        let (slot, calls, sender) = slots.pick_open()?;
+        let (slot, calls, sender) = slots.pick_open(size)?;
         queue.open(client);
         let load = self.shared.load(slot, calls, client);
         Some(Channel { sender, load })
     }
 
     /// The same, with all that may have to be waited for.
-    pub(super) async fn channel(&self, client: ClientId) -> Result<Channel, Unreachable> {
+    pub(super) async fn channel(&self, client: ClientId, size: Size) -> Result<Channel, Unreachable> {
         loop {
-            let load = self.shared.place(client).await?;
+            let load = self.shared.place(client, size).await?;
             match self.shared.open(load).await {
                 Ok(Some(channel)) => return Ok(channel),
                 Ok(None) => {}
@@ -163,12 +163,12 @@ impl Drop for Pool {
 
 impl Shared {
     /// A place for one more call, which may have to wait for it.
-    async fn place(self: &Arc<Self>, client: ClientId) -> Result<Load, Unreachable> {
+    async fn place(self: &Arc<Self>, client: ClientId, size: Size) -> Result<Load, Unreachable> {
         let mut waiting = {
             let mut state = self.state.lock();
             let State { slots, queue } = &mut *state;
             if queue.may_pass(client, slots.free())
-                && let Some((slot, calls)) = slots.pick()
+                && let Some((slot, calls)) = slots.pick(size)
             {
                 queue.open(client);
                 return Ok(self.load(slot, calls, client));
@@ -355,7 +355,10 @@ impl Shared {
                 let Some((client, grant)) = queue.next(slots.free()) else {
                     return;
                 };
-                let Some((slot, calls)) = slots.pick() else { return };
+                // What it is for is not known here; and all connections have many calls.
+                let Some((slot, calls)) = slots.pick(Size::Bulk) else {
+                    return;
+                };
                 (grant, self.load(slot, calls, client))
             };
             // One that went away meanwhile gives its place back here, where nothing is locked.

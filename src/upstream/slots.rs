@@ -9,11 +9,20 @@ use h2::client::SendRequest;
 use super::Unreachable;
 use super::stream::Calls;
 
-/// A connection with this many calls or more lets the next one be opened. Fewer connections mean more frames in one
-/// system call.
-const SHARE_UP_TO: usize = 16;
+/// A connection with this many calls or more lets the next one be opened for short calls. Fewer connections mean more frames
+/// in one system call.
+const SHARE_UP_TO: usize = 100;
 /// Calls that a connection takes at most, whatever its server allows: it bounds what the gate keeps of them.
 const HIGHEST_LIMIT: usize = 1000;
+
+/// How much a call moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// A few frames up, which share a connection well, whatever comes back.
+    Short,
+    /// An upload of blobs: they are in each other's way on one connection.
+    Bulk,
+}
 
 /// The connections of a pool.
 #[derive(Debug)]
@@ -85,26 +94,27 @@ impl Slots {
 
     /// Whether there is a place for the next call.
     pub(super) fn has_room(&self) -> bool {
-        self.choose().is_some()
+        self.choose(Size::Short).is_some()
     }
 
     /// Takes the place for the next call, and counts the call to it.
-    pub(super) fn pick(&self) -> Option<(usize, Arc<Calls>)> {
-        let (index, slot) = self.choose()?;
+    pub(super) fn pick(&self, size: Size) -> Option<(usize, Arc<Calls>)> {
+        let (index, slot) = self.choose(size)?;
         slot.calls.add();
         Some((index, Arc::clone(&slot.calls)))
     }
 
     /// The same where the connection is open already; gives the connection as well.
-    pub(super) fn pick_open(&self) -> Option<(usize, Arc<Calls>, SendRequest<Bytes>)> {
-        let (index, slot) = self.choose()?;
+    pub(super) fn pick_open(&self, size: Size) -> Option<(usize, Arc<Calls>, SendRequest<Bytes>)> {
+        let (index, slot) = self.choose(size)?;
         let Link::Open(sender) = &slot.link else { return None };
         slot.calls.add();
         Some((index, Arc::clone(&slot.calls), sender.clone()))
     }
 
-    /// Of the usual ones the first with few calls, else the one with the fewest; then the first of the others.
-    fn choose(&self) -> Option<(usize, &Slot)> {
+    /// Of the usual ones the first with few calls, where it is for a short one, else the one with the fewest; then the first of
+    /// the others.
+    fn choose(&self, size: Size) -> Option<(usize, &Slot)> {
         let (any_open, limit) = (self.any_open(), self.likely_limit());
         let has_room = |(_, slot): &(usize, &Slot)| slot.is_usable(any_open) && slot.room(limit) > 0;
         let is_known = self.slots.iter().any(|slot| slot.limit.is_some());
@@ -115,7 +125,7 @@ impl Slots {
             others.filter(|_| any_open).find(has_room)
         };
         usual()
-            .find(|(_, slot)| slot.open_calls() < SHARE_UP_TO)
+            .find(|(_, slot)| size == Size::Short && slot.open_calls() < SHARE_UP_TO)
             .or_else(|| usual().min_by_key(|(_, slot)| slot.open_calls()))
             .or_else(more)
     }
