@@ -60,6 +60,9 @@ async fn the_store_reads_on_a_full_disk_and_writes_when_there_is_space() {
     let mut there = fill(&mut clients, 1).await;
     assert!(there.len() > 10, "{}", there.len());
     there.push(blob(0, MIB));
+    // What has begun to be written takes space until it is removed.
+    let given_back = || until("unfinished files are gone", || unfinished(&seen).is_empty());
+    given_back().await;
     // Large ones, small ones, names: none of them finds a place, and each is told so.
     while clients.batch(&[blob(1000 + there.len() as u64, 3000)]).await.unwrap() == [0] {
         there.push(blob(1000 + there.len() as u64, 3000));
@@ -67,6 +70,7 @@ async fn the_store_reads_on_a_full_disk_and_writes_when_there_is_space() {
     for size in [MIB, 5 * MIB] {
         let refused = clients.write(blob(2000, size)).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        given_back().await;
     }
     let codes = clients.batch(&[blob(2001, 9000), blob(2002, 9000)]).await.unwrap();
     assert_eq!(codes, [Code::Unavailable as i32; 2]);
@@ -83,7 +87,7 @@ async fn the_store_reads_on_a_full_disk_and_writes_when_there_is_space() {
     clients.check_name(&named).await;
     let lost = [blob(2000, MIB), blob(2000, 5 * MIB), blob(2001, 9000), blob(2002, 9000)];
     assert_eq!(clients.missing(&lost).await.len(), lost.len());
-    until("unfinished files are gone", || unfinished(&seen).is_empty()).await;
+    given_back().await;
     for file in files(&seen.join("cas")) {
         let bytes = std::fs::read(&file).unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
@@ -101,7 +105,7 @@ async fn the_store_reads_on_a_full_disk_and_writes_when_there_is_space() {
     assert!(more.len() >= 6, "{}", more.len());
     assert_all_there(&mut clients, &more).await;
     assert_all_there(&mut clients, &there).await;
-    until("unfinished files are gone", || unfinished(&seen).is_empty()).await;
+    given_back().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
