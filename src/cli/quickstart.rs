@@ -2,6 +2,7 @@
 
 mod settings;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +60,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let dir = std::path::absolute(&args.dir).map_err(Failure::of)?;
     serve::serve(&config, |gate| {
         let host = args.hosts.first().map_or("localhost", String::as_str);
-        println!("{}", Settings::new(&dir, host, gate.listen_address().port()));
+        let settings = Settings::new(&dir, host, gate.listen_address().port());
+        // In one piece: lines of the log, which other threads write, are not to come in between.
+        let told = std::io::stdout().write_all(format!("{settings}\n").as_bytes());
+        if let Err(error) = told {
+            tracing::warn!(%error, "the settings for clients can't be printed");
+        }
     })
 }
 
