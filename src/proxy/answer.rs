@@ -16,6 +16,7 @@ use super::call_id::CallId;
 use super::headers::NotGrpc;
 use super::metered::Pace;
 use super::own::Status;
+use super::right::Held;
 use crate::http2::{self, Closed, Stopped};
 use crate::policy::method::Method;
 use crate::status::{Code, Rejection, encode_message};
@@ -179,11 +180,13 @@ impl Answer {
     }
 
     /// Answers `grpc.health.v1.Health`: the gate serves until it drains. Watch stays open until then, or until the client
-    /// leaves: one that stayed longer would hold up every drain to its timeout.
+    /// leaves or its certificate is withdrawn: one that stayed longer would hold up every drain to its timeout, or keep a
+    /// connection that nobody should have.
     pub(super) async fn health(
         &mut self,
         method: Method,
         mut draining: watch::Receiver<bool>,
+        held: &mut Held,
     ) -> Result<u8, Rejection> {
         if method != Method::HealthWatch {
             let status = if *draining.borrow() { NOT_SERVING } else { SERVING };
@@ -199,6 +202,7 @@ impl Answer {
                 // The sender outlives all calls.
                 _ = draining.wait_for(|draining| *draining) => {}
                 () = poll_fn(|cx| self.poll_closed(cx)) => return Err(Rejection::Cancelled),
+                rejection = held.lost_certificate() => return Err(rejection),
             }
         }
         self.data(NOT_SERVING).await?;

@@ -43,6 +43,16 @@ impl Held {
         }
     }
 
+    /// Ends when the certificate is not good any more, with what the client is told: for a call that needs no right.
+    pub(super) async fn lost_certificate(&mut self) -> Rejection {
+        loop {
+            let view = self.next_view().await;
+            if let Err(rejection) = check(&self.caller, &view) {
+                return rejection;
+            }
+        }
+    }
+
     /// Ends when a denied call is not to be answered kindly any more, with what the client is told.
     pub(super) async fn lost_kindness(&mut self, method: Method, scope: &Scope, denial: &Rejection) -> Rejection {
         loop {

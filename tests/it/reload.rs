@@ -11,7 +11,7 @@ use crate::harness::backend::{Backend, Exchange, send, status, unary};
 use crate::harness::frames::Frame;
 use crate::harness::gate::{Config, Gate};
 use crate::harness::pki::{Authority, build_stream};
-use crate::harness::wire::{Call, Client, tls_config};
+use crate::harness::wire::{Call, Client, Reply, rest, tls_config};
 use crate::harness::{frames, grpc, until, within};
 
 /// Answers with a message at once, and with the rest at the end of the request.
@@ -220,6 +220,38 @@ async fn a_revoked_certificate_is_refused_on_its_live_connection() {
         config.listen.push_str("client-crl = [\"list.pem\"]\n");
     };
     withdrawn(gate, client, revoke, "it is revoked", &backend).await;
+}
+
+#[tokio::test]
+async fn a_watch_of_a_revoked_certificate_ends_and_those_of_others_go_on() {
+    let backend = Backend::start(unary);
+    let mut gate = Gate::start(Config::to(&backend)).await;
+    let revoked = gate.config.authority.client("reader");
+    let mut watches = Vec::new();
+    let other = gate.config.authority.client("reader");
+    for credentials in [&revoked, &other] {
+        let mut client = gate.client_with(credentials).await;
+        let mut watch = client.open(Method::HealthWatch);
+        watch.send(grpc::frame(b"")).await;
+        let (_, mut body) = watch.head().await;
+        within("the first status", body.data()).await.unwrap().unwrap();
+        watches.push((client, watch, body));
+    }
+    gate.config
+        .files
+        .insert("list.pem", gate.config.authority.revoke(&[&revoked]));
+    gate.config.listen.push_str("client-crl = [\"list.pem\"]\n");
+    gate.reload().await.unwrap();
+    let (_client, _watch, body) = watches.remove(0);
+    let mut reply = Reply::default();
+    within("the watch ends", rest(body, &mut reply)).await.unwrap();
+    assert_eq!(reply.code(), Some(7), "{reply:?}");
+    assert!(reply.message().contains("it is revoked"), "{}", reply.message());
+    until("its connection ends", || {
+        gate.metric("casgate_connections_open", &[]) == 1.0
+    })
+    .await;
+    assert_eq!(gate.metric("casgate_calls_open", &[]), 1.0);
 }
 
 #[tokio::test]
