@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
@@ -19,6 +19,11 @@ use verifier::ClientVerifier;
 
 /// The ALPN name of HTTP/2 (RFC 9113, 3.2).
 pub const ALPN_H2: &[u8] = b"h2";
+
+/// A time as certificates and lists have it, in seconds since 1970.
+fn seconds(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
 
 /// The cryptography of both sides.
 pub fn provider() -> Arc<CryptoProvider> {

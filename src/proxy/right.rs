@@ -32,40 +32,27 @@ impl Held {
     /// Ends when none of the rights for a method is left, and no kindness either, with what the client is told: for a call
     /// that is not decided yet.
     pub(super) async fn lost_all_for(&mut self, method: Method) -> Rejection {
-        loop {
-            let view = self.next_view().await;
-            let (policy, identity) = (&view.live.snapshot.policy, &self.caller.peer.identity);
-            let ever =
-                check(&self.caller, &view).and_then(|()| verdict::check_ever(policy, identity, &view.standing, method));
-            if let Err(rejection) = ever {
-                return rejection;
-            }
-        }
+        self.until_refused(|caller, view| {
+            let (policy, identity) = (&view.live.snapshot.policy, &caller.peer.identity);
+            verdict::check_ever(policy, identity, &view.standing, method)
+        })
+        .await
     }
 
     /// Ends when the certificate is not good any more, with what the client is told: for a call that needs no right.
     pub(super) async fn lost_certificate(&mut self) -> Rejection {
-        loop {
-            let view = self.next_view().await;
-            if let Err(rejection) = check(&self.caller, &view) {
-                return rejection;
-            }
-        }
+        self.until_refused(|_, _| Ok(())).await
     }
 
     /// Ends when a denied call is not to be answered kindly any more, with what the client is told.
     pub(super) async fn lost_kindness(&mut self, method: Method, scope: &Scope, denial: &Rejection) -> Rejection {
-        loop {
-            let view = self.next_view().await;
-            if let Err(rejection) = check(&self.caller, &view) {
-                return rejection;
-            }
+        self.until_refused(|_, view| {
             // Probes have no URIs, and what is discarded knows none.
             let policy = &view.live.snapshot.policy;
-            if policy.kindly(&view.standing, method, scope, &Uris::default()).is_none() {
-                return denial.clone();
-            }
-        }
+            let kindly = policy.kindly(&view.standing, method, scope, &Uris::default());
+            kindly.map(drop).ok_or_else(|| denial.clone())
+        })
+        .await
     }
 
     /// Whether what changed since the begin, if anything did, took the right.
@@ -73,18 +60,25 @@ impl Held {
     /// # Errors
     /// What the client is told.
     pub(super) fn check(&mut self, permit: &Permit) -> Result<(), Rejection> {
-        if self.changed || self.rechecks.has_changed().unwrap_or(false) {
-            renew(&self.caller, permit)
-        } else {
-            Ok(())
+        if !self.changed && !self.rechecks.has_changed().unwrap_or(false) {
+            return Ok(());
         }
+        let view = self.caller.view();
+        check(&self.caller, &view)?;
+        renew(&self.caller, &view, permit)
     }
 
     /// Ends when the right is lost, with what the client is told.
     pub(super) async fn lost(&mut self, permit: &Permit) -> Rejection {
+        self.until_refused(|caller, view| renew(caller, view, permit)).await
+    }
+
+    /// Ends after a change with which the certificate is not good any more, or the call may not go on for another reason.
+    async fn until_refused(&mut self, may_go_on: impl Fn(&Caller, &View) -> Result<(), Rejection>) -> Rejection {
         loop {
-            let _view = self.next_view().await;
-            if let Err(rejection) = renew(&self.caller, permit) {
+            let view = self.next_view().await;
+            let good = check(&self.caller, &view);
+            if let Err(rejection) = good.and_then(|()| may_go_on(&self.caller, &view)) {
                 return rejection;
             }
         }
@@ -100,9 +94,7 @@ impl Held {
 }
 
 /// Asks again for a call that was allowed.
-fn renew(caller: &Caller, permit: &Permit) -> Result<(), Rejection> {
-    let view = caller.view();
-    check(caller, &view)?;
+fn renew(caller: &Caller, view: &View, permit: &Permit) -> Result<(), Rejection> {
     let denied = |denial| Rejection::denied(&caller.peer.identity, denial);
     permit.renew(&view.live.snapshot.policy, &view.standing).map_err(denied)
 }

@@ -6,6 +6,8 @@ use aws_lc_rs::digest::{Context, SHA256};
 use moka::sync::Cache;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
+use super::seconds;
+
 /// Chains that are remembered. The least used goes first.
 const MOST: u64 = 4096;
 
@@ -36,10 +38,7 @@ impl Chains {
             context.update(certificate);
         }
         let mut key = Key::default();
-        // SHA-256 has as many bytes as the key.
-        key.iter_mut()
-            .zip(context.finish().as_ref())
-            .for_each(|(to, from)| *to = *from);
+        key.copy_from_slice(context.finish().as_ref());
         key
     }
 
@@ -59,10 +58,6 @@ impl Chains {
         };
         self.0.insert(key, known);
     }
-}
-
-fn seconds(time: UnixTime) -> i64 {
-    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

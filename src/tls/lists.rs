@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use rustls::{CertificateError, Error};
 
-use super::identity;
 use super::verifier::read_list;
+use super::{identity, seconds};
 use crate::config::file::ExpiredLists;
 use crate::policy::identity::printable;
 
@@ -71,7 +71,7 @@ impl Lists {
     /// # Errors
     /// When one does not.
     pub(super) fn check(&self, chain: &[&CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let now = seconds(now);
         match self.end_for(chain) {
             Some(end) if end < now => Err(CertificateError::ExpiredRevocationList.into()),
             _ => Ok(()),

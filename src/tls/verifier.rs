@@ -31,6 +31,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 use super::chains::Chains;
 use super::identity::{self, Usage};
 use super::lists::Lists;
+use super::seconds;
 use crate::config::file::{ExpiredLists, Role};
 use crate::policy::identity::printable;
 
@@ -454,12 +455,12 @@ pub fn label(error: &Error) -> &'static str {
 
 /// RFC 5280, 4.1.2.5: both dates belong to the period.
 fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let now = seconds(now);
     let validity = certificate.validity();
-    if seconds < validity.not_before.timestamp() {
+    if now < validity.not_before.timestamp() {
         return Err(CertificateError::NotValidYet.into());
     }
-    if seconds > validity.not_after.timestamp() {
+    if now > validity.not_after.timestamp() {
         return Err(CertificateError::Expired.into());
     }
     Ok(())

@@ -6,7 +6,7 @@ use casgate::policy::rights::Right;
 use crate::harness::backend::{Backend, unary};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::wire::grpc_request;
-use crate::harness::{assert_denied, assert_only_this_is_seen, frames, grpc, until, within};
+use crate::harness::{assert_denied, assert_only_this_is_seen, frames, grpc, until, watch_health};
 
 const CAPABILITIES: &str = "build.bazel.remote.execution.v2.Capabilities";
 const CAS: &str = "build.bazel.remote.execution.v2.ContentAddressableStorage";
@@ -219,10 +219,7 @@ async fn health_is_answered_here_for_everybody() {
         (reply.code(), reply.body.as_slice()),
         (Some(0), &b"\0\0\0\0\x02\x08\x01"[..])
     );
-    let mut watch = anonymous.open(Method::HealthWatch);
-    watch.send(grpc::frame(b"")).await;
-    let (_, mut body) = watch.head().await;
-    let first = within("the first status", body.data()).await.unwrap().unwrap();
+    let (watch, _body, first) = watch_health(&mut anonymous).await;
     assert_eq!(&first[..], b"\0\0\0\0\x02\x08\x01");
     watch.cancel();
     until("the watch ends", || gate.metric("casgate_calls_open", &[]) == 0.0).await;

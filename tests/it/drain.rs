@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::harness::backend::{Backend, silent, unary};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::wire::{Reply, rest};
-use crate::harness::{frames, grpc, until, within};
+use crate::harness::{frames, grpc, until, watch_health, within};
 
 /// The numbers of last streams that GOAWAY frames named, in order.
 fn last_streams(received: &[frames::Frame]) -> Vec<u32> {
@@ -113,10 +113,7 @@ async fn health_is_told_and_a_watch_holds_up_no_drain() {
     let backend = Backend::start(unary);
     let gate = Gate::start(Config::to(&backend)).await;
     let (mut watcher, mut checker) = (gate.client("reader").await, gate.client("reader").await);
-    let mut watch = watcher.open(Method::HealthWatch);
-    watch.send(grpc::frame(b"")).await;
-    let (_, mut body) = watch.head().await;
-    within("the first status", body.data()).await.unwrap().unwrap();
+    let (_watch, body, _) = watch_health(&mut watcher).await;
     checker.tap.ignore_go_away();
     gate.server().drain();
     let mut reply = Reply::default();

@@ -12,11 +12,13 @@ pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use casgate::policy::method::Method;
+use h2::RecvStream;
 
 use backend::Backend;
 use gate::{Config, Gate};
-use wire::{Client, Reply};
+use wire::{Call, Client, Reply};
 
 /// How long anything may take that must happen. Long: it only costs time when a test fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -82,6 +84,15 @@ pub(crate) fn assert_unavailable(reply: &Reply, reason: &str) {
         message.starts_with("backend `cache` ") && message.contains(reason),
         "{message}"
     );
+}
+
+/// A health watch that was told its first status, with that status.
+pub(crate) async fn watch_health(client: &mut Client) -> (Call, RecvStream, Bytes) {
+    let mut watch = client.open(Method::HealthWatch);
+    watch.send(grpc::frame(b"")).await;
+    let (_, mut body) = watch.head().await;
+    let first = within("the first status", body.data()).await.unwrap().unwrap();
+    (watch, body, first)
 }
 
 /// One pull through a gate of its own.

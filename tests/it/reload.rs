@@ -12,7 +12,7 @@ use crate::harness::frames::Frame;
 use crate::harness::gate::{Config, Gate};
 use crate::harness::pki::{Authority, build_stream};
 use crate::harness::wire::{Call, Client, Reply, rest, tls_config};
-use crate::harness::{frames, grpc, until, within};
+use crate::harness::{frames, grpc, until, watch_health, within};
 
 /// Answers with a message at once, and with the rest at the end of the request.
 async fn long(mut exchange: Exchange) {
@@ -231,10 +231,7 @@ async fn a_watch_of_a_revoked_certificate_ends_and_those_of_others_go_on() {
     let other = gate.config.authority.client("reader");
     for credentials in [&revoked, &other] {
         let mut client = gate.client_with(credentials).await;
-        let mut watch = client.open(Method::HealthWatch);
-        watch.send(grpc::frame(b"")).await;
-        let (_, mut body) = watch.head().await;
-        within("the first status", body.data()).await.unwrap().unwrap();
+        let (watch, body, _) = watch_health(&mut client).await;
         watches.push((client, watch, body));
     }
     gate.config
