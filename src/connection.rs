@@ -200,6 +200,7 @@ where
                     connection.abrupt_shutdown(Reason::NO_ERROR);
                 }
             }
+            // In a block: no clock is read where it does not drain.
             () = async { tokio::time::sleep(GRACE).await }, if is_draining => {
                 if ticket.idle().is_some_and(|idle| idle >= GRACE) && !connection.has_streams() {
                     return;

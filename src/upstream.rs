@@ -245,11 +245,11 @@ impl Backend {
         *request.method_mut() = HttpMethod::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = headers;
-        // A connection may turn out to be closed only when it is used: one more try for each that there can be.
         let size = match permit.method() {
             Method::Write => Size::Bulk,
             _ => Size::Short,
         };
+        // A connection may turn out to be closed only when it is used: one more try for each that there can be.
         for _ in 0..=self.plan.max_connections * self.endpoints.len() {
             let (endpoint, mut channel) = match self.channel(client, size, refused).await {
                 Ok(found) => found,
@@ -280,25 +280,8 @@ impl Backend {
         refused: Option<Place>,
     ) -> Result<(&Endpoint, Channel), Unreachable> {
         if let [only] = &*self.endpoints {
-            let channel = match only
-                .pool(client.worker)
-                .and_then(|pool| pool.channel_now(client.party, size))
-            {
-                Some(channel) => channel,
-                None => Box::pin(connection(only, client, size)).await?,
-            };
-            return Ok((only, channel));
+            return Ok((only, connection(only, client, size).await?));
         }
-        Box::pin(self.best(client, size, refused)).await
-    }
-
-    /// The same, of several endpoints.
-    async fn best(
-        &self,
-        client: Client,
-        size: Size,
-        refused: Option<Place>,
-    ) -> Result<(&Endpoint, Channel), Unreachable> {
         let mut tried = Tried::default();
         let mut last = Unreachable("it has no endpoint".to_owned());
         while let Some(number) = self.health.choose(tried, refused.map(|place| place.0)) {
@@ -334,9 +317,12 @@ impl Drop for Backend {
     }
 }
 
+/// A connection to this endpoint. Only who has to wait for it needs the room that waiting takes.
 async fn connection(endpoint: &Endpoint, client: Client, size: Size) -> Result<Channel, Unreachable> {
-    match endpoint.pool(client.worker) {
-        Some(pool) => pool.channel(client.party, size).await,
-        None => Err(Unreachable("no such thread".to_owned())),
+    let pool = endpoint.pool(client.worker);
+    let pool = pool.ok_or_else(|| Unreachable("no such thread".to_owned()))?;
+    match pool.channel_now(client.party, size) {
+        Some(channel) => Ok(channel),
+        None => Box::pin(pool.channel(client.party, size)).await,
     }
 }

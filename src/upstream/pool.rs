@@ -128,12 +128,7 @@ impl Pool {
     /// An open connection with room for a call of this client, where nothing has to be waited for: the path of most calls.
     pub(super) fn channel_now(&self, client: ClientId, size: Size) -> Option<Channel> {
         let mut state = self.shared.state.lock();
-        let State { slots, queue } = &mut *state;
-        if !queue.may_pass(client, slots.free()) {
-            return None;
-        }
-        let (slot, calls, sender) = slots.pick_open(size)?;
-        queue.open(client);
+        let (slot, calls, sender) = state.pass(client, |slots| slots.pick_open(size))?;
         let load = self.shared.load(slot, calls, client);
         Some(Channel { sender, load })
     }
@@ -161,19 +156,27 @@ impl Drop for Pool {
     }
 }
 
+impl State {
+    /// What is picked for a call that need not wait, which is counted to its client.
+    fn pass<T>(&mut self, client: ClientId, pick: impl FnOnce(&Slots) -> Option<T>) -> Option<T> {
+        if !self.queue.may_pass(client, self.slots.free()) {
+            return None;
+        }
+        let picked = pick(&self.slots)?;
+        self.queue.open(client);
+        Some(picked)
+    }
+}
+
 impl Shared {
     /// A place for one more call, which may have to wait for it.
     async fn place(self: &Arc<Self>, client: ClientId, size: Size) -> Result<Load, Unreachable> {
         let mut waiting = {
             let mut state = self.state.lock();
-            let State { slots, queue } = &mut *state;
-            if queue.may_pass(client, slots.free())
-                && let Some((slot, calls)) = slots.pick(size)
-            {
-                queue.open(client);
+            if let Some((slot, calls)) = state.pass(client, |slots| slots.pick(size)) {
                 return Ok(self.load(slot, calls, client));
             }
-            let (ticket, granted) = queue.wait(client);
+            let (ticket, granted) = state.queue.wait(client);
             self.gauges.waiting.inc();
             self.health.begin(self.endpoint);
             Waiting {

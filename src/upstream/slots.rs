@@ -100,16 +100,14 @@ impl Slots {
     /// Takes the place for the next call, and counts the call to it.
     pub(super) fn pick(&self, size: Size) -> Option<(usize, Arc<Calls>)> {
         let (index, slot) = self.choose(size)?;
-        slot.calls.add();
-        Some((index, Arc::clone(&slot.calls)))
+        Some((index, slot.count()))
     }
 
     /// The same where the connection is open already; gives the connection as well.
     pub(super) fn pick_open(&self, size: Size) -> Option<(usize, Arc<Calls>, SendRequest<Bytes>)> {
         let (index, slot) = self.choose(size)?;
         let Link::Open(sender) = &slot.link else { return None };
-        slot.calls.add();
-        Some((index, Arc::clone(&slot.calls), sender.clone()))
+        Some((index, slot.count(), sender.clone()))
     }
 
     /// Of the usual ones the first with few calls, where it is for a short one, else the one with the fewest; then the first of
@@ -177,6 +175,12 @@ impl Slots {
 impl Slot {
     pub(super) fn open_calls(&self) -> usize {
         self.calls.open()
+    }
+
+    /// Counts one more call to the connection.
+    fn count(&self) -> Arc<Calls> {
+        self.calls.add();
+        Arc::clone(&self.calls)
     }
 
     fn room(&self, likely_limit: usize) -> usize {
