@@ -1,8 +1,10 @@
 //! One connection of a client: TLS under a deadline, then HTTP/2, then a task for each call.
 
+mod account;
 mod budget;
 mod caller;
 mod census;
+mod counted;
 mod handshake;
 mod meter;
 mod party;
@@ -101,6 +103,7 @@ where
     metrics.connections.inc();
     let caller = Arc::new(Caller::new(Arc::clone(&shared), worker, peer));
     let view = caller.view();
+    let (io, flood) = counted::Counted::new(io, Arc::clone(&caller));
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(window::LEAST)
@@ -120,15 +123,20 @@ where
     let preface = tokio::time::timeout(handshake::TIMEOUT, builder.handshake(io));
     match ticket.unless_told_to_leave(preface).await {
         None => {}
-        Some(Ok(Ok(connection))) => run(shared, caller, connection, &ticket).await,
+        Some(Ok(Ok(connection))) => run(shared, caller, connection, flood, &ticket).await,
         Some(Ok(Err(error))) => tracing::info!(target: "casgate::connection", %error, "no HTTP/2"),
         Some(Err(_)) => tracing::info!(target: "casgate::connection", "no HTTP/2 preface within 10 s"),
     }
     metrics.connections.dec();
 }
 
-async fn run<IO>(shared: Arc<Shared>, caller: Arc<Caller>, mut connection: Connection<IO, Bytes>, ticket: &Ticket)
-where
+async fn run<IO>(
+    shared: Arc<Shared>,
+    caller: Arc<Caller>,
+    mut connection: Connection<IO, Bytes>,
+    flood: counted::Flood,
+    ticket: &Ticket,
+) where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut generation = shared.generation.subscribe();
@@ -139,7 +147,8 @@ where
     let expired = caller.until_expired();
     let mut window = window::Window::new(&caller);
     let mut in_a_row = 0;
-    tokio::pin!(silent, idle, expired);
+    let flood = flood.begun();
+    tokio::pin!(silent, idle, expired, flood);
     loop {
         tokio::select! {
             biased;
@@ -156,6 +165,9 @@ where
                 }
                 Some(Err(error)) => {
                     tracing::debug!(target: "casgate::connection", %error, "connection ended");
+                    if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                        cut_off(&caller, ticket, Limit::Http2, &format!("{error:?}"));
+                    }
                     return;
                 }
                 None => return,
@@ -207,13 +219,13 @@ where
                 }
             }
             () = caller.resets_too_many() => {
-                ticket.count(Limit::Resets, Action::Closed);
-                tracing::info!(target: "casgate::connection", "too many calls were reset: connection closed");
-                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                // The GOAWAY is written if the client takes it; nothing of it is read any more.
-                let closed = poll_fn(|cx| connection.poll_closed(cx));
-                let _closed = tokio::time::timeout(GRACE, closed).await;
-                return;
+                cut_off(&caller, ticket, Limit::Resets, "too many calls were reset");
+                return calm_down(&mut connection).await;
+            }
+            frame = &mut flood => {
+                let why = format!("too many frames that move no call on, the last one {frame}");
+                cut_off(&caller, ticket, Limit::ControlFrames, &why);
+                return calm_down(&mut connection).await;
             }
             () = &mut silent => {
                 tracing::info!(target: "casgate::connection", "no answer to PING: connection closed");
@@ -221,6 +233,23 @@ where
             }
         }
     }
+}
+
+/// Counts that a connection ends because of its client, and logs whose it is.
+fn cut_off(caller: &Caller, ticket: &Ticket, limit: Limit, why: &str) {
+    ticket.count(limit, Action::Closed);
+    let certificate = &caller.peer.label;
+    tracing::info!(target: "casgate::connection", %certificate, limit = limit.name(), "connection closed: {why}");
+}
+
+/// Tells the client why it is left. The GOAWAY is written if the client takes it; nothing of it is read any more.
+async fn calm_down<IO>(connection: &mut Connection<IO, Bytes>)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    let closed = poll_fn(|cx| connection.poll_closed(cx));
+    let _closed = tokio::time::timeout(GRACE, closed).await;
 }
 
 /// The next call. After several without a pause, whoever polls gets a look at everything else.

@@ -1,6 +1,7 @@
 //! What both sides of the gate do alike with an HTTP/2 connection.
 
 pub(crate) mod gather;
+pub(crate) mod heads;
 pub(crate) mod read_ahead;
 
 use std::future::poll_fn;

@@ -112,6 +112,10 @@ pub enum Limit {
     IdleTimeout,
     /// `limits.resets-at-once` and `limits.resets-per-second`
     Resets,
+    /// `limits.control-frames-at-once` and `limits.control-frames-per-second`
+    ControlFrames,
+    /// What h2 limits by itself: headers, small frames, streams that must be reset.
+    Http2,
     /// `limits.stall-timeout`
     StallTimeout,
     /// `rate` of a rule
@@ -141,13 +145,15 @@ pub enum Action {
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 12] = [
+    pub const ALL: [Limit; 14] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Handshakes,
         Limit::FirstRequestTimeout,
         Limit::IdleTimeout,
         Limit::Resets,
+        Limit::ControlFrames,
+        Limit::Http2,
         Limit::StallTimeout,
         Limit::Rate,
         Limit::Bandwidth,
@@ -165,6 +171,8 @@ impl Limit {
             Limit::FirstRequestTimeout => "first-request-timeout",
             Limit::IdleTimeout => "idle-timeout",
             Limit::Resets => "resets",
+            Limit::ControlFrames => "control-frames",
+            Limit::Http2 => "http2",
             Limit::StallTimeout => "stall-timeout",
             Limit::Rate => "rate",
             Limit::Bandwidth => "bandwidth",

@@ -467,6 +467,11 @@ pub struct Limits {
     pub resets_at_once: Key<u32>,
     /// `resets-per-second = 500`: how many of them are forgotten each second, 1 to 1000000.
     pub resets_per_second: Key<u32>,
+    /// `control-frames-at-once = 10000`: frames that a connection may send at once besides those that its calls account for,
+    /// such as PING, SETTINGS and WINDOW_UPDATE, 100 to 1000000; one that sends more is closed.
+    pub control_frames_at_once: Key<u32>,
+    /// `control-frames-per-second = 1000`: how many of them are forgotten each second, 1 to 1000000.
+    pub control_frames_per_second: Key<u32>,
     /// `stall-timeout = 300`: a stream is reset when its client takes nothing at all of an answer for so long. One that is
     /// slow is waited for.
     pub stall_timeout: Key<u64>,

@@ -77,6 +77,8 @@ mod tests {
             calls_per_certificate: 10_000,
             memory: None,
             resets_per_second: 100,
+            control_frames_at_once: 100,
+            control_frames_per_second: 1,
         };
         let begun = Instant::now();
         let mut bucket = Bucket {

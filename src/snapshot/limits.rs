@@ -31,6 +31,10 @@ pub struct Limits {
     pub resets_at_once: u32,
     /// And how many more of them it may reset each second.
     pub resets_per_second: u32,
+    /// Frames that a connection may send at once besides those that its calls account for.
+    pub control_frames_at_once: u32,
+    /// And how many more of them it may send each second.
+    pub control_frames_per_second: u32,
     /// How long a client may take nothing at all of an answer that waits for it.
     pub stall_timeout: Duration,
     /// Calls that a connection may have open; for new connections.
@@ -41,7 +45,7 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "connections",
     "connections-per-address",
     "handshakes",
@@ -50,6 +54,8 @@ const KEYS: [&str; 12] = [
     "anonymous-idle-timeout",
     "resets-at-once",
     "resets-per-second",
+    "control-frames-at-once",
+    "control-frames-per-second",
     "stall-timeout",
     "calls-per-connection",
     "calls-per-certificate",
@@ -69,9 +75,12 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
     let connections_per_address = count(&table.connections_per_address, "connections-per-address", 1..=1_000_000);
     let handshakes = count(&table.handshakes, "handshakes", 4..=100_000);
     let calls_per_certificate = count(&table.calls_per_certificate, "calls-per-certificate", 1..=1_000_000);
-    let mut resets = |key: &Key<u32>, name: &str| ranged(key, &format!("limits.{name}"), 1..=1_000_000, report);
-    let resets_at_once = resets(&table.resets_at_once, "resets-at-once");
-    let resets_per_second = resets(&table.resets_per_second, "resets-per-second");
+    let mut events =
+        |key: &Key<u32>, name: &str, least| ranged(key, &format!("limits.{name}"), least..=1_000_000, report);
+    let resets_at_once = events(&table.resets_at_once, "resets-at-once", 1);
+    let resets_per_second = events(&table.resets_per_second, "resets-per-second", 1);
+    let control_frames_at_once = events(&table.control_frames_at_once, "control-frames-at-once", 100);
+    let control_frames_per_second = events(&table.control_frames_per_second, "control-frames-per-second", 1);
     let calls_per_connection = ranged(
         &table.calls_per_connection,
         "limits.calls-per-connection",
@@ -94,6 +103,9 @@ pub fn compile(loaded: &Loaded, report: &mut Report) -> Limits {
         // Bazel cancels all of its calls when a build is interrupted, a thousand at most.
         resets_at_once: resets_at_once.unwrap_or(5000),
         resets_per_second: resets_per_second.unwrap_or(500),
+        // Honest clients send hardly any besides those that their calls account for.
+        control_frames_at_once: control_frames_at_once.unwrap_or(10_000),
+        control_frames_per_second: control_frames_per_second.unwrap_or(1000),
         // A user may stop a client for a while, and go on.
         stall_timeout: time(&table.stall_timeout, "stall-timeout", 300),
         // Bazel throttles or hangs below a few hundred.

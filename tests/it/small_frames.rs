@@ -55,7 +55,8 @@ async fn a_backend_does_not_take_a_drip_for_an_attack_by_all_of_us() {
     ] {
         let mut client = gate.client(name).await;
         let call = open(&mut client, method).await;
-        let message = long(method, 20_000);
+        // Fewer than h2 lets wait in the gate, should all of them come before the call has its turn.
+        let message = long(method, 3_500);
         drip(&client, call.id(), &message);
         let reply = call.reply().await;
         assert_eq!(reply.code(), Some(0), "{method:?}: {reply:?}");
@@ -70,6 +71,9 @@ async fn a_byte_that_waits_does_not_keep_the_buffer_that_it_came_in() {
     let backend = Backend::start(|mut exchange: Exchange| async move { exchange.drain().await });
     let mut config = Config::to(&backend);
     config.top.push_str("\nlog = { format = \"json\" }");
+    config
+        .backends
+        .push_str("\n[limits]\ncontrol-frames-at-once = 100000\n");
     let gate = Gate::spawn(config).await;
     let mut client = gate.client("reader").await;
     let call = open(&mut client, Method::FetchBlob).await;

@@ -16,6 +16,8 @@ fn limits(connections: usize, connections_per_address: usize) -> Limits {
         calls_per_certificate: 10_000,
         memory: None,
         resets_per_second: 1,
+        control_frames_at_once: 100,
+        control_frames_per_second: 1,
     }
 }
 

@@ -56,6 +56,27 @@ impl Frame {
         Frame::new(GOAWAY, 0, 0, [last.to_be_bytes(), reason.to_be_bytes()].concat())
     }
 
+    pub(crate) fn ping() -> Frame {
+        Frame::new(PING, 0, 0, vec![0; 8])
+    }
+
+    pub(crate) fn window_update(stream: u32, increment: u32) -> Frame {
+        Frame::new(WINDOW_UPDATE, 0, stream, increment.to_be_bytes().to_vec())
+    }
+
+    /// The head of a gRPC request, whose body is still to come.
+    pub(crate) fn request(stream: u32, path: &str) -> Frame {
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", "localhost"),
+            (":path", path),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        ];
+        Frame::new(HEADERS, END_HEADERS, stream, header_block(&fields))
+    }
+
     pub(crate) fn reset(stream: u32, reason: u32) -> Frame {
         Frame::new(RST_STREAM, 0, stream, reason.to_be_bytes().to_vec())
     }
@@ -90,12 +111,16 @@ impl Frame {
     }
 
     pub(crate) async fn write(&self, to: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        to.write_all(&self.bytes()).await?;
+        to.flush().await
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let length = u32::try_from(self.payload.len()).unwrap().to_be_bytes();
         let mut bytes = vec![length[1], length[2], length[3], self.kind, self.flags];
         bytes.extend_from_slice(&self.stream.to_be_bytes());
         bytes.extend_from_slice(&self.payload);
-        to.write_all(&bytes).await?;
-        to.flush().await
+        bytes
     }
 }
 

@@ -1,5 +1,6 @@
 //! A client that sees every frame in both directions, and may change or hold back some of them.
 
+mod scripted;
 mod tap;
 
 use std::io;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+pub(crate) use scripted::Scripted;
 pub(crate) use tap::Tap;
 
 use super::backend::send;

@@ -1,0 +1,126 @@
+//! Frames that move no call on.
+
+use casgate::policy::method::Method;
+use tokio::time::Duration;
+
+use super::{Bystander, Flood, gate, reasons, waiting, withstand};
+use crate::harness::backend::Backend;
+use crate::harness::frames::{self, ACK, CONTINUATION, DATA, Frame, HEADERS, PING, PRIORITY};
+use crate::harness::until;
+use crate::harness::wire::Scripted;
+
+/// An upload whose body is still to come.
+fn upload() -> Frame {
+    Frame::request(1, Method::BatchUpdateBlobs.path())
+}
+
+#[tokio::test]
+async fn control_frames_beyond_the_limit_end_their_connection_only() {
+    const LIMIT: &str = "limit=\"control-frames\"";
+    const ANY: &str = "limit=";
+    let finished = Frame::request(1, Method::HealthCheck.path());
+    withstand(vec![
+        Flood::of("PING", LIMIT, Frame::ping()),
+        Flood::of("PING that answers none", LIMIT, Frame::new(PING, ACK, 0, vec![0; 8])),
+        Flood::of("SETTINGS", LIMIT, Frame::settings()),
+        // Each changes the windows of all streams.
+        Flood::of(
+            "SETTINGS of windows",
+            LIMIT,
+            Frame::new(frames::SETTINGS, 0, 0, vec![0, 4, 0, 1, 0, 0]),
+        ),
+        Flood::of("PRIORITY", LIMIT, Frame::new(PRIORITY, 0, 1, vec![0, 0, 0, 3, 0])),
+        Flood::of("WINDOW_UPDATE", LIMIT, Frame::window_update(0, 1)),
+        Flood::of("WINDOW_UPDATE of a stream", LIMIT, Frame::window_update(1, 1)).after(vec![upload()]),
+        // With a call under way; else it is the end of the connection.
+        Flood::of("GOAWAY", LIMIT, Frame::go_away(0, 0)).after(vec![upload()]),
+        Flood::of("an unknown kind", LIMIT, Frame::new(0x77, 0, 0, vec![0; 10])),
+        Flood::of("RST_STREAM", LIMIT, Frame::reset(1, frames::CANCEL)).after(vec![finished]),
+        // Unless h2 ends it, since too many wait for the call.
+        Flood::of("small DATA", ANY, Frame::new(DATA, 0, 1, vec![0])).after(vec![upload()]),
+    ])
+    .await;
+}
+
+/// What h2 ends by itself is counted as well.
+#[tokio::test]
+async fn what_http_2_itself_limits_is_counted() {
+    const LIMIT: &str = "limit=\"http2\"";
+    let field = frames::header_block(&[("x-long", "x".repeat(3_900))]);
+    // A field that is put into the table (RFC 7541, 6.2.1), and taken from it again and again (6.1).
+    let bomb = [&[0x40][..], &field[1..], &[0xbe; 12_000]].concat();
+    let begun = Frame::new(HEADERS, 0, 1, frames::header_block(&[(":method", "POST")]));
+    withstand(vec![
+        Flood::of("CONTINUATION", LIMIT, Frame::new(CONTINUATION, 0, 1, vec![])).after(vec![begun.clone()]),
+        Flood::of("long CONTINUATION", LIMIT, Frame::new(CONTINUATION, 0, 1, field)).after(vec![begun]),
+        Flood::of("HPACK bomb", LIMIT, Frame::new(HEADERS, frames::END_HEADERS, 1, bomb)),
+        Flood::of("empty DATA", LIMIT, Frame::new(DATA, 0, 1, vec![])).after(vec![upload()]),
+        Flood {
+            limit: None,
+            ..Flood::of("SETTINGS that answer none", LIMIT, Frame::settings_ack())
+        },
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_flood_of_who_reads_nothing_ends_as_well_and_the_log_says_whose_it_was() {
+    let backend = Backend::start(waiting);
+    let gate = gate(&backend).await;
+    let bystander = Bystander::start(&gate).await;
+    let mut deaf = Scripted::connect(&gate, "writer").await;
+    let pings = vec![Frame::ping(); 1000];
+    for _ in 0..40 {
+        if deaf.send(&pings).await.is_err() {
+            break;
+        }
+    }
+    let limited = || {
+        gate.scrape(
+            "casgate_limited_total",
+            &["limit=\"control-frames\"", "action=\"closed\""],
+        )
+    };
+    until("it is cut off", || limited() == 1.0).await;
+    until("it is gone", || gate.scrape("casgate_connections_open", &[]) == 1.0).await;
+    bystander.stop().await;
+    let lines = gate.log();
+    let text = |line: &toml::Table, key: &str| line.get(key).and_then(toml::Value::as_str).map(str::to_owned);
+    let line = lines
+        .iter()
+        .find(|line| text(line, "limit").as_deref() == Some("control-frames") && line.contains_key("certificate"))
+        .unwrap();
+    assert_eq!(text(line, "certificate").as_deref(), Some("CN=writer"));
+    assert!(text(line, "message").unwrap().contains("PING"), "{line:?}");
+    let peer = line
+        .get("span")
+        .and_then(|span| span.get("peer"))
+        .and_then(toml::Value::as_str);
+    assert!(peer.unwrap().starts_with("127.0.0.1:"), "{line:?}");
+}
+
+/// What is forgotten with time is given back: a slow trickle goes on for ever.
+#[tokio::test]
+async fn a_trickle_is_no_flood() {
+    let backend = Backend::start(waiting);
+    let mut config = crate::harness::gate::Config::to(&backend);
+    config
+        .backends
+        .push_str("\n[limits]\ncontrol-frames-at-once = 200\ncontrol-frames-per-second = 1000\n");
+    let gate = crate::harness::gate::Gate::start(config).await;
+    let mut client = Scripted::connect(&gate, "reader").await;
+    let mut answers = 0;
+    for _ in 0..20 {
+        client.send(&vec![Frame::ping(); 50]).await.unwrap();
+        let mut answered = 0;
+        while answered < 50 {
+            let frame = client.next().await.unwrap();
+            answered += usize::from(frame.kind == PING && frame.has(ACK));
+            assert!(reasons(&[frame]).is_empty());
+        }
+        answers += answered;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert_eq!(answers, 1000);
+    assert_eq!(gate.metric("casgate_limited_total", &[]), 0.0);
+}
