@@ -44,6 +44,8 @@ use crate::snapshot::listen::{ListenerId, Security};
 const GRACE: Duration = Duration::from_secs(5);
 /// How soon a shorter timeout of a new configuration holds at the latest.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+/// How long frames are ignored of streams that were reset.
+const RESET_MEMORY: Duration = Duration::from_secs(4);
 /// So many calls are taken one after the other before it is looked at what else has happened to their connection.
 const CALLS_IN_A_ROW: u32 = 32;
 
@@ -112,11 +114,14 @@ where
         .max_header_list_size(http2::MAX_HEADER_LIST)
         .max_send_buffer_size(http2::MAX_SEND_BUFFER)
         .max_concurrent_streams(view.live.snapshot.limits.calls_per_connection)
-        // Early answers to uploads and a client that cancels a whole build are counted here: h2's own limits would cut
-        // honest clients off.
-        .max_concurrent_reset_streams(1024)
+        // A client that cancels a whole build is counted here: h2's own limit would cut honest ones off.
         .max_pending_accept_reset_streams(1024)
-        .max_local_error_reset_streams(Some(16 * 1024))
+        // What is still on its way when an upload is answered early is no error, also on a slow line.
+        .max_concurrent_reset_streams(4096)
+        .reset_stream_duration(RESET_MEMORY)
+        // In all: streams that must be reset are limited by rate when their reset is written (see `account`), and those
+        // whose client does not read may not pile up.
+        .max_local_error_reset_streams(Some(4096))
         // Small frames that wait keep the buffers that they came in, which are 30 times as large as what is counted here.
         .data_frame_budget(1024 * 1024);
     drop(view);
@@ -166,7 +171,7 @@ async fn run<IO>(
                 Some(Err(error)) => {
                     tracing::debug!(target: "casgate::connection", %error, "connection ended");
                     if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
-                        cut_off(&caller, ticket, Limit::Http2, &format!("{error:?}"));
+                        cut_off(&caller, ticket, Limit::Http2, &error.to_string());
                     }
                     return;
                 }

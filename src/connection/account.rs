@@ -57,7 +57,7 @@ impl Account {
     /// Counts a frame of the client; false when it has nothing left, unless [`Account::fill`] gives it something.
     pub(super) fn read(&mut self, head: Head) -> bool {
         match head.kind {
-            heads::DATA if head.has(heads::END_STREAM) => {}
+            // Also where it ends a stream: those that were reset may be ended again and again.
             heads::DATA if is_tiny(head) => self.left -= 1,
             heads::DATA => self.earn(head.length / BYTES_FOR_ONE),
             heads::HEADERS if head.stream > self.newest => {
@@ -118,3 +118,6 @@ fn is_tiny(data: Head) -> bool {
     };
     data.length < least
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,6 @@ pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
-/// Of DATA and HEADERS.
-pub(crate) const END_STREAM: u8 = 1;
 /// Of SETTINGS and PING.
 pub(crate) const ACK: u8 = 1;
 /// Of DATA and HEADERS: up to 255 bytes of the frame, and the one that says how many, are no payload (RFC 9113, 6.1).
@@ -162,7 +160,7 @@ mod tests {
         let frames = [
             frame(0, SETTINGS, ACK, 0),
             frame(8, PING, 0, 0),
-            frame(70_000, DATA, END_STREAM, 3),
+            frame(70_000, DATA, 1, 3),
             frame(0, DATA, 0, 3),
             reset,
             // Of a wrong length, which is for HTTP/2 to refuse.
@@ -173,7 +171,7 @@ mod tests {
         let wanted = [
             (0, SETTINGS, ACK, 0, 0),
             (8, PING, 0, 0, 0),
-            (70_000, DATA, END_STREAM, 3, 0),
+            (70_000, DATA, 1, 3, 0),
             (0, DATA, 0, 3, 0),
             (4, RST_STREAM, 0, 5, 264),
             (3, RST_STREAM, 0, 7, 0),

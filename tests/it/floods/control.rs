@@ -3,7 +3,7 @@
 use casgate::policy::method::Method;
 use tokio::time::Duration;
 
-use super::{Bystander, Flood, gate, reasons, waiting, withstand};
+use super::{Bystander, Flood, gate_with, reasons, waiting, withstand};
 use crate::harness::backend::Backend;
 use crate::harness::frames::{self, ACK, CONTINUATION, DATA, Frame, HEADERS, PING, PRIORITY};
 use crate::harness::until;
@@ -66,7 +66,7 @@ async fn what_http_2_itself_limits_is_counted() {
 #[tokio::test]
 async fn a_flood_of_who_reads_nothing_ends_as_well_and_the_log_says_whose_it_was() {
     let backend = Backend::start(waiting);
-    let gate = gate(&backend).await;
+    let gate = gate_with(&backend, "").await;
     let bystander = Bystander::start(&gate).await;
     let mut deaf = Scripted::connect(&gate, "writer").await;
     let pings = vec![Frame::ping(); 1000];
@@ -103,11 +103,9 @@ async fn a_flood_of_who_reads_nothing_ends_as_well_and_the_log_says_whose_it_was
 #[tokio::test]
 async fn a_trickle_is_no_flood() {
     let backend = Backend::start(waiting);
-    let mut config = crate::harness::gate::Config::to(&backend);
-    config
-        .backends
-        .push_str("\n[limits]\ncontrol-frames-at-once = 200\ncontrol-frames-per-second = 1000\n");
-    let gate = crate::harness::gate::Gate::start(config).await;
+    let limits = "control-frames-at-once = 200
+control-frames-per-second = 1000";
+    let gate = gate_with(&backend, limits).await;
     let mut client = Scripted::connect(&gate, "reader").await;
     let mut answers = 0;
     for _ in 0..20 {
@@ -122,5 +120,5 @@ async fn a_trickle_is_no_flood() {
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
     assert_eq!(answers, 1000);
-    assert_eq!(gate.metric("casgate_limited_total", &[]), 0.0);
+    assert_eq!(gate.scrape("casgate_limited_total", &[]), 0.0);
 }

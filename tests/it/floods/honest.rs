@@ -1,6 +1,8 @@
 //! What honest clients do that looks like a flood. With the least limits that there are: what they send is what their calls
 //! account for.
 
+use std::time::Duration;
+
 use casgate::policy::method::Method;
 
 use super::reasons;
@@ -142,6 +144,44 @@ async fn a_hundred_times_a_hundred_calls_are_never_cut_off() {
         }
     }
     assert_eq!(backend.streams(), 10_000);
+    assert_eq!(gate.metric("casgate_limited_total", &[]), 0.0);
+}
+
+/// The same on a line on which it takes seconds.
+#[tokio::test]
+async fn what_of_an_upload_comes_seconds_after_the_answer_is_no_error() {
+    let backend = Backend::start(unary);
+    let gate = strict(&backend).await;
+    let mut client = Scripted::connect(&gate, "reader").await;
+    let piece = |stream, flags| Frame::new(DATA, flags, stream, grpc::write(200));
+    let streams: Vec<u32> = (0..50).map(|number| 2 * number + 1).collect();
+    for stream in &streams {
+        let begin = [Frame::request(*stream, Method::Write.path()), piece(*stream, 0)];
+        client.send(&begin).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for stream in &streams {
+        let late: Vec<_> = (0..15)
+            .map(|_| piece(*stream, 0))
+            .chain([piece(*stream, END_STREAM)])
+            .collect();
+        client.send(&late).await.unwrap();
+    }
+    client.send(&[Frame::ping()]).await.unwrap();
+    let mut reset = 0;
+    loop {
+        let frame = client.next().await.unwrap();
+        assert!(reasons(std::slice::from_ref(&frame)).is_empty());
+        match frame.kind {
+            frames::RST_STREAM => {
+                assert_eq!(frame.number_at(0), frames::NO_ERROR);
+                reset += 1;
+            }
+            PING if frame.has(ACK) => break,
+            _ => {}
+        }
+    }
+    assert_eq!(reset, streams.len());
     assert_eq!(gate.metric("casgate_limited_total", &[]), 0.0);
 }
 

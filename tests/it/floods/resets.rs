@@ -76,26 +76,27 @@ fn made_you_reset(name: &'static str, limit: &'static str, round: impl Fn(u32) -
 
 #[tokio::test]
 async fn who_makes_the_gate_reset_without_end_is_cut_off() {
-    const LIMIT: &str = "limit=\"control-frames\"";
+    // By rate, or by h2 where more must be reset than it has written.
+    const ANY: &str = "limit=";
     withstand(vec![
-        made_you_reset("a window that overflows", LIMIT, |round| {
+        made_you_reset("a window that overflows", ANY, |round| {
             vec![call(round), Frame::window_update(stream(round), 0x7fff_ffff)]
         }),
-        made_you_reset("a stream that depends on itself", LIMIT, |round| {
+        made_you_reset("a stream that depends on itself", ANY, |round| {
             let itself = [&stream(round).to_be_bytes()[..], &[0]].concat();
             vec![call(round), Frame::new(PRIORITY, 0, stream(round), itself)]
         }),
-        made_you_reset("headers that are malformed", LIMIT, |round| {
+        made_you_reset("headers that are malformed", ANY, |round| {
             vec![upload(round, ":path", "/late")]
         }),
-        made_you_reset("a body longer than it says", LIMIT, |round| {
+        made_you_reset("a body longer than it says", ANY, |round| {
             let body = Frame::new(DATA, 0, stream(round), vec![0; 20]);
             vec![upload(round, "content-length", "1"), body]
         }),
         // More than are allowed at a time: each is refused.
-        made_you_reset("calls beyond the limit", LIMIT, |round| vec![call(round)]),
+        made_you_reset("calls beyond the limit", ANY, |round| vec![call(round)]),
         // By h2 where they come faster than calls are taken.
-        made_you_reset("rapid reset", "limit=", |round| {
+        made_you_reset("rapid reset", ANY, |round| {
             vec![call(round), Frame::reset(stream(round), frames::CANCEL)]
         }),
     ])
