@@ -129,7 +129,8 @@ pub(crate) fn size_of(message: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-fn framed(message: &impl Message) -> Bytes {
+/// A message as gRPC sends it (grpc PROTOCOL-HTTP2, Length-Prefixed-Message).
+pub(crate) fn framed(message: &impl Message) -> Bytes {
     let bytes = message.encode_to_vec();
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes();
     [&[0], length.as_slice(), &bytes].concat().into()

@@ -91,10 +91,15 @@ impl Running {
         Ok(())
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it and all of its children have used so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let mut sum = Usage::default();
-        for pid in tree(self.child.id())? {
+        for pid in tree(self.id())? {
             let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
                 continue;
             };
@@ -112,7 +117,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let begun = Instant::now();
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let pid = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
         // Asked nicely, a program takes its children along; asked twice, it does not wait for calls.
         for pause in [Duration::from_millis(100), PATIENCE] {
             if let Some(pid) = pid {

@@ -134,7 +134,7 @@ impl Bench {
     }
 
     async fn try_call(&self, address: SocketAddr, client: &str, one: &Call) -> Result<()> {
-        let connector = self.certificates.connector(client)?;
+        let connector = self.certificates.connector(Some(client))?;
         let client = Client::connect(address, Some(&connector)).await?;
         let moved = AtomicU64::new(0);
         tokio::time::timeout(Duration::from_secs(5), call(client.sender(), one, &moved)).await?
@@ -161,7 +161,7 @@ impl Bench {
         };
         let connector = match arm.contestant {
             None => None,
-            Some(_) => Some(self.certificates.connector("ci")?),
+            Some(_) => Some(self.certificates.connector(Some("ci"))?),
         };
         let target = Target {
             running: &running,

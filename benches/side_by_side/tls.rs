@@ -41,12 +41,15 @@ impl Certificates {
         Certificates { dir: dir.to_owned() }
     }
 
-    /// For clients with this certificate.
-    pub(crate) fn connector(&self, client: &str) -> Result<TlsConnector> {
-        let mut config = ClientConfig::builder_with_provider(provider())
+    /// For clients with this certificate, or with none.
+    pub(crate) fn connector(&self, client: Option<&str>) -> Result<TlsConnector> {
+        let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(self.authorities()?)
-            .with_client_auth_cert(self.chain(client)?, self.key(client)?)?;
+            .with_root_certificates(self.authorities()?);
+        let mut config = match client {
+            Some(client) => builder.with_client_auth_cert(self.chain(client)?, self.key(client)?)?,
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = Resumption::disabled();
         Ok(TlsConnector::from(Arc::new(config)))

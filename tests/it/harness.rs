@@ -5,6 +5,7 @@ pub(crate) mod frames;
 pub(crate) mod gate;
 pub(crate) mod grpc;
 pub(crate) mod naive_cache;
+pub(crate) mod noise;
 pub(crate) mod pki;
 pub(crate) mod small_disk;
 pub(crate) mod store;

@@ -1,6 +1,5 @@
 //! The embedded store of the real program, and clients that push to it in the clear.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::gate::{Config, Gate};
+pub(crate) use super::noise::{Blob, Random, digest, hash};
 
 /// The real program with a store in this folder, and what connects to it in the clear. `keys` are further keys of the store,
 /// `commands` run in a shell before it.
@@ -31,16 +31,6 @@ pub(crate) async fn program(folder: &Path, keys: &str, commands: &str) -> (Gate,
     let gate = Gate::spawn_after(commands, config).await;
     let clients = Clients::of(gate.clear_address().await);
     (gate, clients)
-}
-
-/// SplitMix64: a generator that another one has seeded goes ways of its own.
-pub(crate) struct Random(pub(crate) u64);
-
-/// A blob, told by what makes it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Blob {
-    pub(crate) seed: u64,
-    pub(crate) size: usize,
 }
 
 /// A name that was given to a blob or a directory.
@@ -202,43 +192,6 @@ impl Clients {
                 self.push.push_blob(request).await.map(drop)
             }
         }
-    }
-}
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
-
-impl Blob {
-    pub(crate) fn bytes(self) -> Vec<u8> {
-        let mut random = Random(self.seed);
-        let mut bytes = Vec::with_capacity(self.size + 8);
-        while bytes.len() < self.size {
-            bytes.extend(random.next().to_le_bytes());
-        }
-        bytes.truncate(self.size);
-        bytes
-    }
-}
-
-/// SHA-256 in hexadecimal digits.
-pub(crate) fn hash(bytes: &[u8]) -> String {
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    hash.as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
-}
-
-pub(crate) fn digest(bytes: &[u8]) -> reapi::Digest {
-    reapi::Digest {
-        hash: hash(bytes),
-        size_bytes: bytes.len() as i64,
     }
 }
 
