@@ -67,6 +67,7 @@ mod routing;
 mod shared_connection;
 mod shares;
 mod small_frames;
+mod soak;
 mod steady;
 mod store_kill;
 mod store_quota;
