@@ -93,7 +93,8 @@ def main(arguments):
     steps = [venv, old, netty]
     if arguments[:1] == ["--system"]:
         arguments = arguments[1:]
-        steps.append(debian)
+        # First: BuildStream 1 looks for bubblewrap already when it is installed.
+        steps.insert(0, debian)
     (folder,) = arguments
     folder = os.path.abspath(folder)
     os.makedirs(folder, exist_ok=True)
