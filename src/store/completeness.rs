@@ -12,6 +12,7 @@ use super::cas::AT_ONCE;
 use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
+use super::space::Mark;
 use super::walk::{Stop, Walk};
 
 /// Most bytes of `Tree` messages that are read to check one result. A result with more is never given
@@ -20,7 +21,7 @@ use super::walk::{Stop, Walk};
 const LARGEST_TREES: u64 = 64 << 20;
 
 /// Trees that were found whole a moment ago, and when that was looked for.
-pub(super) type WholeTrees = moka::future::Cache<(Instance, BlobDigest), u64>;
+pub(super) type WholeTrees = moka::future::Cache<(Instance, BlobDigest), Mark>;
 
 /// How long they are remembered. Another process on the same directory may remove something.
 const FRESH: Duration = Duration::from_secs(60);
@@ -59,19 +60,19 @@ impl Cache {
 
     /// Whether a directory and everything below it is here. Each blob of it is used by that.
     ///
-    /// A tree that was found whole is believed to be for a minute, or until its turn to be removed is half as far away.
+    /// A tree that was found whole is believed to be for a minute, or until its turn to be removed has come a little nearer.
     pub(super) async fn holds_tree(&self, instance: &Instance, root: &BlobDigest) -> Result<bool, Fault> {
         let tree = (instance.clone(), *root);
         let found = self.whole_trees.get(&tree).await;
-        if found.is_some_and(|time| self.objects.keeps_since(time)) {
+        if found.is_some_and(|mark| self.objects.keeps_since(mark)) {
             return Ok(true);
         }
-        let time = self.objects.now();
+        let mark = self.objects.mark();
         let mut wanted = Wanted::default();
         let whole =
             self.want_directory(instance, *root, &mut wanted).await? && self.holds_all(instance, wanted).await?;
         if whole {
-            self.whole_trees.insert(tree, time).await;
+            self.whole_trees.insert(tree, mark).await;
         }
         Ok(whole)
     }

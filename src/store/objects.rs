@@ -9,7 +9,7 @@ use object_store::{GetOptions, GetRange, GetResult, MultipartUpload, ObjectStore
 
 use super::fault::Fault;
 use super::housekeeping::Task;
-use super::space::{Hold, Meters, Room, Space, Waits};
+use super::space::{Hold, Mark, Meters, Room, Space, Waits};
 
 /// Objects by path. Clones share them.
 #[derive(Clone, Debug)]
@@ -97,15 +97,15 @@ impl Objects {
         Ok(Some(Found { result, hold }))
     }
 
-    /// The time, for [`keeps_since`](Self::keeps_since).
-    pub(super) fn now(&self) -> u64 {
-        self.space.get().map_or(0, |space| space.now())
+    /// This moment, for [`keeps_since`](Self::keeps_since).
+    pub(super) fn mark(&self) -> Mark {
+        self.space.get().map_or_else(Mark::default, |space| space.mark())
     }
 
-    /// Whether all that was used at or after `time` is still there as far as this process knows, and needs no other use to stay
-    /// for a while.
-    pub(super) fn keeps_since(&self, time: u64) -> bool {
-        self.space.get().is_none_or(|space| space.keeps_since(time))
+    /// Whether all that was used after `mark` is still there as far as this process knows, and needs no other use to stay for
+    /// a while.
+    pub(super) fn keeps_since(&self, mark: Mark) -> bool {
+        self.space.get().is_none_or(|space| space.keeps_since(mark))
     }
 
     /// Whether an object of `size` bytes can be here at all.

@@ -11,6 +11,7 @@ mod evict;
 mod key;
 mod shard;
 mod survey;
+mod turnover;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,6 +29,7 @@ use super::housekeeping::Task;
 
 pub(super) use self::evict::{Evicted, evict};
 pub(super) use self::survey::survey;
+pub(super) use self::turnover::Mark;
 
 /// Shards, each with a lock of its own.
 const SHARDS: usize = 64;
@@ -93,6 +95,8 @@ pub(super) struct Space {
     places: Places,
     /// Nothing was removed that was used after this.
     removed_until: AtomicU64,
+    /// Bytes that ever became the youngest.
+    turnover: AtomicU64,
     /// Wakes who waits for room, or for an object that leaves.
     left: Notify,
     begun: (Instant, u64),
@@ -129,6 +133,7 @@ impl Space {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             places: Places::default(),
             removed_until: AtomicU64::new(0),
+            turnover: AtomicU64::new(0),
             left: Notify::new(),
             begun: (Instant::now(), millis(since)),
             housekeeping,
@@ -165,8 +170,8 @@ impl Space {
         if shard.leaving.contains(&key) {
             return false;
         }
-        if let Some(entry) = shard.entries.get_mut(&key) {
-            entry.used = now;
+        if let Some((bytes, before)) = shard.touch(&key, now) {
+            self.moved(bytes, before, now);
         }
         true
     }
@@ -281,13 +286,6 @@ impl Space {
         }
     }
 
-    /// Whether all that was used at or after `time` is still there, and safe without another use: the objects that were
-    /// removed had been unused for more than twice as long.
-    pub(super) fn keeps_since(&self, time: u64) -> bool {
-        let removed = self.removed_until.load(Ordering::Acquire);
-        self.now().saturating_sub(time) < time.saturating_sub(removed)
-    }
-
     /// Takes an object into the index unless it is there.
     fn find(&self, key: Key, bytes: u64, used: u64, noted: u32) {
         let blocks = blocks(bytes);
@@ -320,6 +318,7 @@ impl Space {
     }
 
     fn account(&self, more: u64, less: u64) {
+        self.turnover.fetch_add(more, Ordering::AcqRel);
         self.held.fetch_add(more, Ordering::AcqRel);
         self.held.fetch_sub(less, Ordering::AcqRel);
         self.meters.bytes.add(signed(more) - signed(less));
@@ -330,7 +329,7 @@ impl Space {
     }
 
     /// Milliseconds since 1970, by a clock that does not jump.
-    pub(super) fn now(&self) -> u64 {
+    fn now(&self) -> u64 {
         let (begun, at) = self.begun;
         at + millis(begun.elapsed())
     }
@@ -349,7 +348,10 @@ impl Drop for Space {
 impl Drop for Hold {
     fn drop(&mut self) {
         let now = self.space.now();
-        self.space.shard(&self.key).let_go(self.key, now);
+        let used = self.space.shard(&self.key).let_go(self.key, now);
+        if let Some((bytes, before)) = used {
+            self.space.moved(bytes, before, now);
+        }
     }
 }
 

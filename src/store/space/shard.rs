@@ -59,17 +59,22 @@ impl Shard {
         true
     }
 
+    /// Notes a use of an object; gives its bytes, and when it was used before.
+    pub(super) fn touch(&mut self, key: &Key, now: u64) -> Option<(u64, u64)> {
+        let entry = self.entries.get_mut(key)?;
+        let before = std::mem::replace(&mut entry.used, now);
+        Some((entry.bytes(), before))
+    }
+
     /// The end of a hold, which is a use.
-    pub(super) fn let_go(&mut self, key: Key, now: u64) {
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.used = now;
-        }
+    pub(super) fn let_go(&mut self, key: Key, now: u64) -> Option<(u64, u64)> {
         if let Some(kept) = self.kept.get_mut(&key) {
             kept.holds = kept.holds.saturating_sub(1);
             if kept.holds == 0 && kept.until <= now {
                 self.kept.remove(&key);
             }
         }
+        self.touch(&key, now)
     }
 
     pub(super) fn keep_until(&mut self, key: Key, until: u64) {
