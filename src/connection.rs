@@ -119,9 +119,9 @@ where
         // What is still on its way when an upload is answered early is no error, also on a slow line.
         .max_concurrent_reset_streams(4096)
         .reset_stream_duration(RESET_MEMORY)
-        // In all: streams that must be reset are limited by rate when their reset is written (see `account`), and those
-        // whose client does not read may not pile up.
-        .max_local_error_reset_streams(Some(4096))
+        // h2 counts over the life of a connection. Streams that must be reset are limited by rate, when their reset is written
+        // (see `account`), and those that wait for that by number (see `counted`).
+        .max_local_error_reset_streams(None)
         // Small frames that wait keep the buffers that they came in, which are 30 times as large as what is counted here.
         .data_frame_budget(1024 * 1024);
     drop(view);

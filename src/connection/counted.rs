@@ -13,6 +13,11 @@ use super::account::Account;
 use super::caller::Caller;
 use crate::http2::heads::Heads;
 
+/// How many frames are read at most until what they have h2 say is written. A client that does not read what it is told must
+/// not make that pile up: each stream that h2 must reset waits for it with some 400 bytes. Honest clients don't come near it
+/// while they are told nothing: their windows are shut before, and so are their calls at once.
+const UNANSWERED: u32 = 8192;
+
 /// A connection whose frames are counted. From a flood on nothing of it can be read.
 #[derive(Debug)]
 pub(super) struct Counted<IO> {
@@ -21,6 +26,10 @@ pub(super) struct Counted<IO> {
     read: Heads,
     written: Heads,
     account: Account,
+    /// Frames that were read since h2 could last write all that it had.
+    unanswered: u32,
+    /// h2 has more to write than the client takes.
+    is_blocked: bool,
     /// Gone when the flood was told of.
     tell: Option<oneshot::Sender<&'static str>>,
 }
@@ -38,6 +47,8 @@ impl<IO> Counted<IO> {
             caller,
             read: Heads::of_client(),
             written: Heads::of_server(),
+            unanswered: 0,
+            is_blocked: false,
             tell: Some(tell),
         };
         (counted, Flood(told))
@@ -47,7 +58,9 @@ impl<IO> Counted<IO> {
     fn count(&mut self, bytes: &[u8]) -> bool {
         let account = &mut self.account;
         let mut beyond = None;
+        let unanswered = &mut self.unanswered;
         self.read.pass(bytes, |head| {
+            *unanswered = unanswered.saturating_add(1);
             if !account.read(head) && beyond.is_none() {
                 beyond = Some(head.name());
             }
@@ -82,6 +95,15 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
             // Whoever was told of the flood ends the connection.
             return Poll::Pending;
         }
+        if this.unanswered >= UNANSWERED {
+            if !this.is_blocked {
+                // It is h2's turn to write, which it does when there is nothing to read.
+                this.unanswered = 0;
+                cx.waker().wake_by_ref();
+            }
+            // Else the task is woken when more can be written.
+            return Poll::Pending;
+        }
         let before = to.filled().len();
         let poll = Pin::new(&mut this.io).poll_read(cx, to);
         if !this.count(to.filled().get(before..).unwrap_or_default()) {
@@ -103,9 +125,14 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Counted {
-            io, written, account, ..
+            io,
+            written,
+            account,
+            is_blocked,
+            ..
         } = self.get_mut();
         let poll = Pin::new(io).poll_write_vectored(cx, slices);
+        *is_blocked |= poll.is_pending();
         if let Poll::Ready(Ok(mut length)) = poll {
             for slice in slices {
                 let taken = slice.get(..length).unwrap_or(slice);
@@ -121,7 +148,15 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.io).poll_flush(cx);
+        let was_blocked = std::mem::replace(&mut this.is_blocked, poll.is_pending());
+        if was_blocked && !this.is_blocked && this.unanswered >= UNANSWERED {
+            // What waits to be read has no waker.
+            this.unanswered = 0;
+            cx.waker().wake_by_ref();
+        }
+        poll
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
