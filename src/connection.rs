@@ -78,7 +78,8 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
             Some(Security::Tls { config, .. }) => {
                 let config = Arc::clone(config);
                 drop(live);
-                if let Some((tls, peer, ticket)) = handshake::encrypted(&shared, arrival, config).await {
+                // Boxed, here and below: what one step needs is not kept in the next.
+                if let Some((tls, peer, ticket)) = Box::pin(handshake::encrypted(&shared, arrival, config)).await {
                     http2(shared, worker, tls, peer, ticket).await;
                 }
             }
@@ -125,7 +126,10 @@ where
         // Small frames that wait keep the buffers that they came in, which are 30 times as large as what is counted here.
         .data_frame_budget(1024 * 1024);
     drop(view);
-    let preface = tokio::time::timeout(handshake::TIMEOUT, builder.handshake(io));
+    let preface = Box::pin(async {
+        let preface = tokio::time::timeout(handshake::TIMEOUT, builder.handshake(io)).await;
+        preface.map(|preface| preface.map(Box::new))
+    });
     match ticket.unless_told_to_leave(preface).await {
         None => {}
         Some(Ok(Ok(connection))) => run(shared, caller, connection, flood, &ticket).await,
@@ -138,7 +142,7 @@ where
 async fn run<IO>(
     shared: Arc<Shared>,
     caller: Arc<Caller>,
-    mut connection: Connection<IO, Bytes>,
+    mut connection: Box<Connection<IO, Bytes>>,
     flood: counted::Flood,
     ticket: &Ticket,
 ) where

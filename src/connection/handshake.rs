@@ -39,7 +39,7 @@ pub(super) async fn encrypted(
     shared: &Shared,
     arrival: Arrival,
     config: Arc<ServerConfig>,
-) -> Option<(TlsStream<ReadAhead<TcpStream>>, Peer, Ticket)> {
+) -> Option<(Box<TlsStream<ReadAhead<TcpStream>>>, Peer, Ticket)> {
     let Arrival {
         tcp,
         address,
@@ -84,7 +84,7 @@ async fn handshake(
     address: SocketAddr,
     listener: ListenerId,
     config: Arc<ServerConfig>,
-) -> Result<(TlsStream<ReadAhead<TcpStream>>, Peer), Error> {
+) -> Result<(Box<TlsStream<ReadAhead<TcpStream>>>, Peer), Error> {
     prepare(&tcp)?;
     let tls = TlsAcceptor::from(config).accept(ReadAhead::new(tcp)).await?;
     let session = tls.get_ref().1;
@@ -97,7 +97,7 @@ async fn handshake(
         .map(|certificate| certificate.clone().into_owned())
         .collect();
     let peer = Peer::new(chain, address, listener).map_err(|identity::NotX509| Error::Certificate)?;
-    Ok((tls, peer))
+    Ok((Box::new(tls), peer))
 }
 
 fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
