@@ -227,23 +227,16 @@ mod tests {
     use bytes::Bytes;
     use futures_util::{FutureExt, poll};
     use object_store::memory::InMemory;
-    use prometheus::{IntCounter, IntGauge};
 
     use super::*;
+    use crate::store::tests::meters;
 
     #[tokio::test]
     async fn an_object_that_leaves_is_gone_already_and_its_successor_waits_until_it_is() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let (housekeeping, _tasks) = channel();
         let objects = Objects::new(Arc::clone(&store), housekeeping);
-        let gauge = |name| IntGauge::new(name, "of a test").unwrap();
-        let counter = |name| IntCounter::new(name, "of a test").unwrap();
-        let meters = Meters {
-            bytes: gauge("bytes"),
-            quota: gauge("quota"),
-            evicted: counter("evicted"),
-            evicted_bytes: counter("evicted_bytes"),
-        };
+        let meters = meters();
         let waits = Waits {
             grace: std::time::Duration::ZERO,
             ..Waits::default()

@@ -170,9 +170,7 @@ impl Space {
         if shard.leaving.contains(&key) {
             return false;
         }
-        if let Some((bytes, before)) = shard.touch(&key, now) {
-            self.moved(bytes, before, now);
-        }
+        self.moved(shard.touch(&key, now));
         true
     }
 
@@ -318,7 +316,7 @@ impl Space {
     }
 
     fn account(&self, more: u64, less: u64) {
-        self.turnover.fetch_add(more, Ordering::AcqRel);
+        self.moved(more);
         self.held.fetch_add(more, Ordering::AcqRel);
         self.held.fetch_sub(less, Ordering::AcqRel);
         self.meters.bytes.add(signed(more) - signed(less));
@@ -348,10 +346,8 @@ impl Drop for Space {
 impl Drop for Hold {
     fn drop(&mut self) {
         let now = self.space.now();
-        let used = self.space.shard(&self.key).let_go(self.key, now);
-        if let Some((bytes, before)) = used {
-            self.space.moved(bytes, before, now);
-        }
+        let moved = self.space.shard(&self.key).let_go(self.key, now);
+        self.space.moved(moved);
     }
 }
 

@@ -24,6 +24,7 @@ use bazel_remote_apis::google::bytestream::{ReadRequest, WriteRequest};
 use futures_util::stream;
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use prometheus::{IntCounter, IntGauge};
 use reapi::action_cache_client::ActionCacheClient;
 use reapi::capabilities_client::CapabilitiesClient;
 use reapi::content_addressable_storage_client::ContentAddressableStorageClient;
@@ -32,8 +33,20 @@ use tonic::Status;
 use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
 
-use super::Store;
 use super::digest::BlobDigest;
+use super::{Meters, Store};
+
+/// What a store with a quota tells, to nobody else.
+pub(super) fn meters() -> Meters {
+    let gauge = |name| IntGauge::new(name, "of a test").unwrap();
+    let counter = |name| IntCounter::new(name, "of a test").unwrap();
+    Meters {
+        bytes: gauge("bytes"),
+        quota: gauge("quota"),
+        evicted: counter("evicted"),
+        evicted_bytes: counter("evicted_bytes"),
+    }
+}
 
 /// Clients of one connection.
 struct Remote {

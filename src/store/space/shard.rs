@@ -5,6 +5,10 @@ use std::collections::{HashMap, HashSet};
 use super::BLOCK;
 use super::key::Key;
 
+/// How old the last use of an object is, in milliseconds, when the next one moves it. Most uses are of what was used a moment
+/// ago, and move nothing.
+const MOVES_AFTER: u64 = 1000;
+
 /// Objects, and what is happening to some of them. Times are in milliseconds since 1970.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
@@ -59,15 +63,21 @@ impl Shard {
         true
     }
 
-    /// Notes a use of an object; gives its bytes, and when it was used before.
-    pub(super) fn touch(&mut self, key: &Key, now: u64) -> Option<(u64, u64)> {
-        let entry = self.entries.get_mut(key)?;
+    /// Notes a use of an object; gives the bytes that moved behind others by it.
+    pub(super) fn touch(&mut self, key: &Key, now: u64) -> u64 {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return 0;
+        };
         let before = std::mem::replace(&mut entry.used, now);
-        Some((entry.bytes(), before))
+        if now.saturating_sub(before) >= MOVES_AFTER {
+            entry.bytes()
+        } else {
+            0
+        }
     }
 
-    /// The end of a hold, which is a use.
-    pub(super) fn let_go(&mut self, key: Key, now: u64) -> Option<(u64, u64)> {
+    /// The end of a hold, which is a use: gives what that does.
+    pub(super) fn let_go(&mut self, key: Key, now: u64) -> u64 {
         if let Some(kept) = self.kept.get_mut(&key) {
             kept.holds = kept.holds.saturating_sub(1);
             if kept.holds == 0 && kept.until <= now {

@@ -4,13 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::{Space, part};
 
-/// How much of the quota may move behind what was used, in percent, until that must be used again to stay. What is removed at
-/// once is at most [`HIGH`](super::HIGH) to a full store less [`LOW`](super::LOW), so what was used is far from its turn.
+/// How much of the quota may move behind what was used, in percent, until that must be used again to stay. Far less than what
+/// is there: at once all that exceeds [`LOW`](super::LOW) is removed.
 const LITTLE: u64 = 5;
-
-/// How old the last use of an object is, in milliseconds, when the next one counts as a move. Most uses are of what was used a
-/// moment ago, and move nothing.
-const MOVES_AFTER: u64 = 1000;
 
 /// A moment in the life of a store.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,9 +33,10 @@ impl Space {
         self.removed_until.load(Ordering::Acquire) < mark.time && moved < part(self.quota(), LITTLE)
     }
 
-    /// Notes that so many bytes became the youngest, whose last use was at `before`.
-    pub(super) fn moved(&self, bytes: u64, before: u64, now: u64) {
-        if now.saturating_sub(before) >= MOVES_AFTER {
+    /// Notes that so many bytes became the youngest.
+    pub(super) fn moved(&self, bytes: u64) {
+        // Most uses move nothing, and the number is shared by all of them.
+        if bytes > 0 {
             self.turnover.fetch_add(bytes, Ordering::AcqRel);
         }
     }
@@ -51,23 +48,15 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use object_store::path::Path;
-    use prometheus::{IntCounter, IntGauge};
 
     use super::*;
-    use crate::store::space::{Meters, Waits, evict};
+    use crate::store::space::{BLOCK, Waits, evict};
+    use crate::store::tests::meters;
 
-    const QUOTA: u64 = 1000 * super::super::BLOCK;
+    const QUOTA: u64 = 1000 * BLOCK;
 
     fn space() -> Space {
-        let gauge = |name| IntGauge::new(name, "of a test").unwrap();
-        let counter = |name| IntCounter::new(name, "of a test").unwrap();
-        let meters = Meters {
-            bytes: gauge("bytes"),
-            quota: gauge("quota"),
-            evicted: counter("evicted"),
-            evicted_bytes: counter("evicted_bytes"),
-        };
-        Space::new(Some(QUOTA), meters, channel().0, Waits::default())
+        Space::new(Some(QUOTA), meters(), channel().0, Waits::default())
     }
 
     fn path(number: u64) -> Path {

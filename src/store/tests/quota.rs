@@ -3,7 +3,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use bazel_remote_apis::build::bazel::remote::asset::v1 as asset_v1;
-use prometheus::{IntCounter, IntGauge};
 use prost::Message;
 use tokio::time::sleep;
 use tonic::Code;
@@ -11,8 +10,8 @@ use tonic::Code;
 use super::cas::directory;
 use super::resume::{eventually, files, unfinished};
 use super::*;
+use crate::store::PARKED;
 use crate::store::space::Waits;
-use crate::store::{Meters, PARKED};
 
 const MIB: usize = 1 << 20;
 const QUOTA: usize = 16 * MIB;
@@ -22,17 +21,6 @@ const SHORT: Waits = Waits {
     grace: Duration::ZERO,
     patience: Duration::from_millis(300),
 };
-
-fn meters() -> Meters {
-    let gauge = |name| IntGauge::new(name, "of a test").unwrap();
-    let counter = |name| IntCounter::new(name, "of a test").unwrap();
-    Meters {
-        bytes: gauge("bytes"),
-        quota: gauge("quota"),
-        evicted: counter("evicted"),
-        evicted_bytes: counter("evicted_bytes"),
-    }
-}
 
 /// A store with a quota, its directory unless it is in memory, and what it tells.
 struct Limited {
