@@ -28,8 +28,6 @@ pub(super) struct Counted<IO> {
     account: Account,
     /// Frames that were read since h2 could last write all that it had.
     unanswered: u32,
-    /// h2 has more to write than the client takes.
-    is_blocked: bool,
     /// Gone when the flood was told of.
     tell: Option<oneshot::Sender<&'static str>>,
 }
@@ -48,7 +46,6 @@ impl<IO> Counted<IO> {
             read: Heads::of_client(),
             written: Heads::of_server(),
             unanswered: 0,
-            is_blocked: false,
             tell: Some(tell),
         };
         (counted, Flood(told))
@@ -96,12 +93,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
             return Poll::Pending;
         }
         if this.unanswered >= UNANSWERED {
-            if !this.is_blocked {
-                // It is h2's turn to write, which it does when there is nothing to read.
-                this.unanswered = 0;
-                cx.waker().wake_by_ref();
-            }
-            // Else the task is woken when more can be written.
+            // It is h2's turn to write, which it does when there is nothing to read; `poll_flush` wakes the task.
             return Poll::Pending;
         }
         let before = to.filled().len();
@@ -125,14 +117,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Counted {
-            io,
-            written,
-            account,
-            is_blocked,
-            ..
+            io, written, account, ..
         } = self.get_mut();
         let poll = Pin::new(io).poll_write_vectored(cx, slices);
-        *is_blocked |= poll.is_pending();
         if let Poll::Ready(Ok(mut length)) = poll {
             for slice in slices {
                 let taken = slice.get(..length).unwrap_or(slice);
@@ -150,10 +137,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_flush(cx);
-        let was_blocked = std::mem::replace(&mut this.is_blocked, poll.is_pending());
-        if was_blocked && !this.is_blocked && this.unanswered >= UNANSWERED {
+        if poll.is_ready() && std::mem::take(&mut this.unanswered) >= UNANSWERED {
             // What waits to be read has no waker.
-            this.unanswered = 0;
             cx.waker().wake_by_ref();
         }
         poll

@@ -58,7 +58,7 @@ fn call(round: u32) -> Frame {
 }
 
 /// An upload, with one more field.
-fn upload(round: u32, name: &str, value: &str) -> Frame {
+pub(super) fn upload(round: u32, name: &str, value: &str) -> Frame {
     let Frame { stream, payload, .. } = Frame::request(stream(round), Method::Write.path());
     let block = [payload, frames::header_block(&[(name, value)])].concat();
     Frame::new(HEADERS, END_HEADERS, stream, block)

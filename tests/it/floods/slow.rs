@@ -1,17 +1,16 @@
 //! Clients that take nothing of what they have asked for.
 
-use casgate::policy::method::Method;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use casgate::policy::method::Method;
 use tokio::time::timeout;
 
+use super::resets::upload;
 use super::{Bystander, MOST_MEMORY, gate_with};
 use crate::harness::backend::{Backend, Exchange, send, status, unary};
-use crate::harness::frames::{self, ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, SETTINGS};
+use crate::harness::frames::{ACK, DATA, END_STREAM, Frame, PING, SETTINGS};
 use crate::harness::gate::Gate;
 use crate::harness::wire::Scripted;
 use crate::harness::{grpc, settled, until};
@@ -66,14 +65,9 @@ async fn what_a_client_that_reads_nothing_must_be_told_does_not_pile_up() {
     let before = gate.memory();
     // Each of these streams must be reset.
     let mut taken = 0;
-    for first in (3..1_000_000_u32).step_by(1000) {
-        let calls = (first..first + 1000).step_by(2).flat_map(|stream| {
-            let Frame { payload, .. } = Frame::request(stream, Method::Write.path());
-            let block = [payload, frames::header_block(&[(":path", "/late")])].concat();
-            Frame::new(HEADERS, END_HEADERS, stream, block).bytes()
-        });
-        let bytes: Vec<u8> = calls.collect();
-        match timeout(Duration::from_secs(1), client.to.write_all(&bytes)).await {
+    for rounds in (1..=500_000).collect::<Vec<_>>().chunks(500) {
+        let calls: Vec<_> = rounds.iter().map(|round| upload(*round, ":path", "/late")).collect();
+        match timeout(Duration::from_secs(1), client.send(&calls)).await {
             Ok(Ok(())) => taken += 500,
             Ok(Err(_)) | Err(_) => break,
         }
