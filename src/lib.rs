@@ -40,6 +40,7 @@
 //! | [`policy`] | who may do what: pure |
 //! | [`route`] | which backend serves what: pure |
 //! | [`tls`] | PEM and DER to rustls; which client certificates are accepted |
+//! | [`sandbox`] | what the program gives up before it serves |
 //! | [`server`] | listeners, threads, drain |
 //! | [`connection`] | one client connection: handshake, HTTP/2, who calls |
 //! | [`proxy`] | one call |
@@ -82,6 +83,7 @@ pub mod proxy;
 pub mod reference_storage;
 pub mod reload;
 pub mod route;
+pub mod sandbox;
 pub mod server;
 pub mod snapshot;
 pub mod status;

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
 use crate::audit::{Audit, AuditPlan, Counters};
+use crate::config::file::SandboxMode;
 use crate::config::{self, Loaded, Problems, Source};
 use crate::connection::{Census, Parties, Windows};
 use crate::metrics::Metrics;
@@ -20,6 +21,7 @@ use crate::policy::Permit;
 use crate::policy::rights::Right;
 use crate::proxy::completeness::Known;
 use crate::route::BackendId;
+use crate::sandbox::{Outside, Sandbox};
 use crate::server::{descriptors, memory};
 use crate::snapshot::listen::{ListenerId, Security};
 use crate::snapshot::{LogPlan, Snapshot};
@@ -45,6 +47,7 @@ pub struct Shared {
     check_runtime: Handle,
     live: ArcSwap<Live>,
     started: Started,
+    sandbox: Sandbox,
     /// What was read last, whether or not it could be used.
     tried: Mutex<Source>,
     /// Counts configurations; connections look at their callers again when it changes.
@@ -71,6 +74,8 @@ struct Started {
     threads: Option<usize>,
     log: LogPlan,
     handshakes: usize,
+    sandbox: SandboxMode,
+    core_dumps: bool,
 }
 
 /// Why a configuration was not taken into use. The one before goes on.
@@ -79,6 +84,9 @@ pub enum ReloadError {
     /// The configuration is wrong.
     #[error("{0}")]
     Config(#[from] Problems),
+    /// It wants to write where this process can't any more.
+    #[error("{0}")]
+    Sandbox(#[from] Outside),
     /// A backend can't be opened.
     #[error("{0}")]
     Backend(#[from] OpenError),
@@ -185,6 +193,7 @@ impl Shared {
     pub async fn start(
         path: PathBuf,
         snapshot: Snapshot,
+        sandbox: Sandbox,
         threads: usize,
         metrics: Arc<Metrics>,
         store_runtime: Handle,
@@ -203,6 +212,7 @@ impl Shared {
             check_runtime,
             live: ArcSwap::from_pointee(live),
             started,
+            sandbox,
             tried,
             generation: watch::Sender::new(1),
             draining: watch::Sender::new(false),
@@ -277,6 +287,7 @@ impl Shared {
 
     async fn try_take(&self, loaded: Result<Loaded, Problems>) -> Result<(), ReloadError> {
         let snapshot = Snapshot::compile(&loaded?)?;
+        self.sandbox.admits(&snapshot)?;
         let before = self.live();
         let wanted = Started::with(&snapshot);
         let live = Live::open(
@@ -326,6 +337,8 @@ impl Started {
             threads: snapshot.threads,
             log: snapshot.log.clone(),
             handshakes: snapshot.limits.handshakes,
+            sandbox: snapshot.sandbox,
+            core_dumps: snapshot.core_dumps,
         }
     }
 
@@ -336,6 +349,8 @@ impl Started {
             ("admin.address", self.admin != wanted.admin),
             ("threads", self.threads != wanted.threads),
             ("limits.handshakes", self.handshakes != wanted.handshakes),
+            ("sandbox", self.sandbox != wanted.sandbox),
+            ("core-dumps", self.core_dumps != wanted.core_dumps),
             ("log.format", self.log.format != wanted.log.format),
             ("log.filter", self.log.filter != wanted.log.filter),
         ];

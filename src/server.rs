@@ -20,6 +20,7 @@ use crate::admin;
 use crate::config::{self, Problems};
 use crate::live::{Live, ReloadError, Shared};
 use crate::metrics::Metrics;
+use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listen::ListenerId;
 
@@ -92,15 +93,25 @@ impl Gate {
     /// # Errors
     /// See [`StartError`].
     pub fn start(path: &Path) -> Result<Gate, StartError> {
-        Gate::serve(path, Snapshot::compile(&config::load(path)?)?, Inherited::default())
+        Gate::serve(
+            path,
+            Snapshot::compile(&config::load(path)?)?,
+            Inherited::default(),
+            Sandbox::none(),
+        )
     }
 
     /// Serves a configuration that is compiled already, on these sockets where they are for its addresses; `path` is read
-    /// again by [`Gate::reload`].
+    /// again by [`Gate::reload`], and not taken into use where it does not fit into the sandbox.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn serve(path: &Path, snapshot: Snapshot, mut inherited: Inherited) -> Result<Gate, StartError> {
+    pub fn serve(
+        path: &Path,
+        snapshot: Snapshot,
+        mut inherited: Inherited,
+        sandbox: Sandbox,
+    ) -> Result<Gate, StartError> {
         descriptors::raise();
         let control = runtime("casgate-control")?;
         let store = runtime("casgate-store")?;
@@ -110,7 +121,14 @@ impl Gate {
         let listeners: Vec<ListenerId> = snapshot.listeners.iter().map(|listener| listener.id).collect();
         let admin = snapshot.admin;
         let handle = store.handle().clone();
-        let shared = control.block_on(Shared::start(path.to_owned(), snapshot, threads, metrics, handle))?;
+        let shared = control.block_on(Shared::start(
+            path.to_owned(),
+            snapshot,
+            sandbox,
+            threads,
+            metrics,
+            handle,
+        ))?;
         let shared = Arc::new(shared);
         let in_runtime = control.enter();
         let bound = listeners

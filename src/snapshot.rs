@@ -20,7 +20,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::audit::AuditPlan;
-use crate::config::file::{Capabilities, LogFormat};
+use crate::config::file::{Capabilities, LogFormat, SandboxMode};
 use crate::config::{Loaded, Problems, Source};
 use crate::policy::Policy;
 use crate::route::Routes;
@@ -55,6 +55,10 @@ pub struct Snapshot {
     pub source: Source,
     /// How many threads serve calls; `None` for one a core. Takes a restart.
     pub threads: Option<usize>,
+    /// Whether to give up rights before serving; takes a restart.
+    pub sandbox: SandboxMode,
+    /// Whether the memory of the program may be read from outside, by a core dump or a debugger; takes a restart.
+    pub core_dumps: bool,
     /// What clients may take.
     pub limits: Limits,
     /// How to log; takes a restart.
@@ -95,6 +99,8 @@ impl Snapshot {
                 "reference-storage",
                 "watch",
                 "threads",
+                "sandbox",
+                "core-dumps",
                 "limits",
                 "log",
                 "audit",
@@ -122,6 +128,8 @@ impl Snapshot {
         if threads.is_some_and(|threads| !(1..=256).contains(&threads)) {
             report.add("threads", "is not between 1 and 256");
         }
+        let sandbox = report.value(&file.sandbox, "sandbox").copied().unwrap_or_default();
+        let core_dumps = report.value(&file.core_dumps, "core-dumps") == Some(&true);
         let limits = limits::compile(loaded, &mut report);
         let log = log(loaded, &mut report);
         let audit = audit(loaded, &mut report);
@@ -143,6 +151,8 @@ impl Snapshot {
             watch,
             source: loaded.source.clone(),
             threads,
+            sandbox,
+            core_dumps,
             limits,
             log,
             audit,

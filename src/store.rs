@@ -81,7 +81,7 @@ use self::records::Records;
 use self::space::Waits;
 use self::uploads::Uploads;
 
-pub use self::location::OpenError;
+pub use self::location::{OpenError, folder};
 pub use self::space::Meters;
 
 /// Largest message that is taken, in bytes. Clients send up to 4 MiB and what is around it.

@@ -10,6 +10,7 @@ use crate::config;
 use crate::live::ReloadError;
 use crate::log::Log;
 use crate::reload::Watch;
+use crate::sandbox::{self, Sandbox};
 use crate::server::sockets::Inherited;
 use crate::server::{Drained, Gate};
 use crate::snapshot::Snapshot;
@@ -39,11 +40,17 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     let inherited = Inherited::from_env().map_err(|error| Failure(format!("a socket that was passed in: {error}")))?;
     let loaded = config::load(path).map_err(Failure::of)?;
     let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
+    if !snapshot.core_dumps {
+        sandbox::hide_memory().map_err(|error| Failure(format!("core-dumps: can't be turned off: {error}")))?;
+    }
+    // Before there are threads.
+    let sandbox = Sandbox::enter(&snapshot).map_err(Failure::of)?;
+    let given_up = sandbox.describe();
     // Before the gate, so that it ends after it: the last lines are of calls that are cut off.
     let log = Log::start(&snapshot.log);
     let description = check::describe(&snapshot);
     let warnings = check::warnings(&snapshot);
-    let gate = Gate::serve(path, snapshot, inherited).map_err(Failure::of)?;
+    let gate = Gate::serve(path, snapshot, inherited, sandbox).map_err(Failure::of)?;
     gate.shared().metrics.count_dropped_lines(log.dropped());
     for line in description
         .lines()
@@ -51,6 +58,7 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     {
         tracing::info!(target: "casgate::serve", "{line}");
     }
+    tracing::info!(target: "casgate::serve", "{given_up}");
     for warning in warnings {
         tracing::warn!(target: "casgate::serve", "{warning}");
     }

@@ -97,6 +97,12 @@ pub struct File {
     pub watch: Key<bool>,
     /// `threads = N`: how many threads serve calls (default: one a core).
     pub threads: Key<usize>,
+    /// `sandbox = "if-supported" | "required" | "off"`: whether the program gives up to write elsewhere than it must, and to
+    /// start programs (default `if-supported`).
+    pub sandbox: Key<SandboxMode>,
+    /// `core-dumps = true`: whether the kernel may write the memory of the program to a file, with the keys in it, and a
+    /// debugger may read it (default `false`).
+    pub core_dumps: Key<bool>,
     /// `[limits]`: what clients may take of the gate.
     pub limits: Key<Limits>,
     /// `[log]`: what is logged, and how.
@@ -526,6 +532,19 @@ pub enum OnFailure {
     Refuse,
     /// Lost lines are counted.
     Count,
+}
+
+/// `sandbox`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxMode {
+    /// Entered where the kernel has Landlock.
+    #[default]
+    IfSupported,
+    /// No start without it.
+    Required,
+    /// Not entered.
+    Off,
 }
 
 /// `log.format`

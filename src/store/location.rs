@@ -136,6 +136,11 @@ impl Location {
     }
 }
 
+/// The directory that a store of this URL keeps its objects in; None where there is none, or where the URL is wrong.
+pub fn folder(url: &str) -> Option<PathBuf> {
+    directory(url).ok().flatten()
+}
+
 /// The directory of a `file:` URL (RFC 8089); None for `memory:`.
 fn directory(url: &str) -> Result<Option<PathBuf>, OpenError> {
     let own = || url.to_owned();

@@ -64,6 +64,7 @@ mod reference_storage;
 mod reload;
 mod resend;
 mod routing;
+mod sandbox;
 mod shared_connection;
 mod shares;
 mod small_frames;

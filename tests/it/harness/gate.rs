@@ -236,8 +236,15 @@ impl Gate {
 
     /// Tells the program to stop, and waits for its end.
     pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        self.end_by("TERM").await
+    }
+
+    /// Sends a signal that ends the program, and waits for its end.
+    pub(crate) async fn end_by(&mut self, signal: &str) -> ExitStatus {
         let mut process = self.process.take().unwrap();
-        let kill = Command::new("kill").args(["-TERM", &process.id().to_string()]).status();
+        let kill = Command::new("kill")
+            .args(["-s", signal, &process.id().to_string()])
+            .status();
         assert!(kill.unwrap().success());
         let mut status = None;
         until("the program ends", || {
