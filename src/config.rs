@@ -14,6 +14,10 @@ use std::{fs, io};
 use aws_lc_rs::digest::{Context, SHA256};
 use file::{File, Key, Listen, Tables};
 pub use problem::{Problem, Problems};
+use zeroize::Zeroizing;
+
+/// What a file says, or why it can't be read.
+type Content = Result<Zeroizing<Vec<u8>>, Arc<io::Error>>;
 
 /// A configuration as it lies on the disk.
 #[derive(Debug)]
@@ -22,8 +26,9 @@ pub struct Loaded {
     pub path: PathBuf,
     /// The TOML file.
     pub file: File,
-    /// The content of every file that it names, by absolute path, or why it could not be read.
-    pub contents: BTreeMap<PathBuf, Result<Vec<u8>, Arc<io::Error>>>,
+    /// The content of every file that it names, by absolute path, or why it could not be read. It is wiped when this is
+    /// dropped: there are keys among them.
+    pub contents: BTreeMap<PathBuf, Content>,
     /// Which of them every user of the machine may read, by their mode.
     pub open_to_all: BTreeSet<PathBuf>,
     /// Where all of it comes from.
@@ -50,9 +55,8 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 
 /// The same, and what was read, be it good or not.
 pub fn read(path: &Path) -> (Source, Result<Loaded, Problems>) {
-    let text = fs::read(path);
+    let text = content(path);
     let file = parse(path, &text);
-    let text = text.map_err(Arc::new);
     match file {
         Ok(file) => {
             let mut loaded = collect(path, file);
@@ -64,7 +68,11 @@ pub fn read(path: &Path) -> (Source, Result<Loaded, Problems>) {
     }
 }
 
-fn parse(path: &Path, text: &io::Result<Vec<u8>>) -> Result<File, Problems> {
+fn content(path: &Path) -> Content {
+    fs::read(path).map(Zeroizing::new).map_err(Arc::new)
+}
+
+fn parse(path: &Path, text: &Content) -> Result<File, Problems> {
     let one = |problem| Problems::new(path, vec![problem]);
     let unreadable = |error: &str| {
         one(Problem::new("", format!("can't be read: {error}")).hint("give the file with `--config FILE`"))
@@ -87,16 +95,13 @@ fn collect(path: &Path, file: File) -> Loaded {
         if fs::metadata(&path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
             loaded.open_to_all.insert(path.clone());
         }
-        loaded
-            .contents
-            .entry(path)
-            .or_insert_with_key(|path| fs::read(path).map_err(Arc::new));
+        loaded.contents.entry(path).or_insert_with_key(|path| content(path));
     }
     loaded
 }
 
 impl Source {
-    fn of<'a>(files: impl IntoIterator<Item = (&'a Path, &'a Result<Vec<u8>, Arc<io::Error>>)>) -> Source {
+    fn of<'a>(files: impl IntoIterator<Item = (&'a Path, &'a Content)>) -> Source {
         let mut source = Source::default();
         let mut hash = Context::new(&SHA256);
         for (path, content) in files {

@@ -10,10 +10,12 @@ pub mod verifier;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::NoServerSessionStorage;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 
 use verifier::ClientVerifier;
 
@@ -39,17 +41,27 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// What rustls says of the certificate and key, such as that they do not belong together.
 pub fn server_config(
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    key: &PrivateKeyDer<'_>,
     verifier: Arc<ClientVerifier>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(Arc::new(pair(chain, key)?));
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
+}
+
+/// A chain with its key, which is borrowed: rustls drops a key that it is given, and whoever owns this one wipes it.
+fn pair(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'_>) -> Result<SingleCertAndKey, rustls::Error> {
+    let pair = CertifiedKey::new(chain, any_supported_type(key)?);
+    match pair.keys_match() {
+        // Where it can't be known, as rustls does.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(pair.into()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The configuration of a way to an `https://` backend.
@@ -58,7 +70,7 @@ pub fn server_config(
 /// What rustls says of the certificates.
 pub fn client_config(
     ca: &[CertificateDer<'static>],
-    client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    client: Option<(Vec<CertificateDer<'static>>, &PrivateKeyDer<'_>)>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     for certificate in ca {
@@ -71,7 +83,7 @@ pub fn client_config(
         .with_safe_default_protocol_versions()?
         .with_webpki_verifier(server_verifier);
     let mut config = match client {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+        Some((chain, key)) => builder.with_client_cert_resolver(Arc::new(pair(chain, key)?)),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![ALPN_H2.to_vec()];

@@ -38,8 +38,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     // Before there are threads.
     let inherited = Inherited::from_env().map_err(|error| Failure(format!("a socket that was passed in: {error}")))?;
-    let loaded = config::load(path).map_err(Failure::of)?;
-    let snapshot = Snapshot::compile(&loaded).map_err(Failure::of)?;
+    // What was read is wiped at once.
+    let snapshot = config::load(path)
+        .and_then(|loaded| Snapshot::compile(&loaded))
+        .map_err(Failure::of)?;
     if !snapshot.core_dumps {
         sandbox::hide_memory().map_err(|error| Failure(format!("core-dumps: can't be turned off: {error}")))?;
     }

@@ -351,6 +351,7 @@ fn client_tls(
             None
         }
     };
+    let client = client.as_ref().map(|(chain, private)| (chain.clone(), &**private));
     report.ok(tls::client_config(&ca?, client), at)
 }
 

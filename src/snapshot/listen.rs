@@ -210,7 +210,7 @@ fn tls(
     let verifier = ClientVerifier::new(&trusted?, &crls, mode == ClientCertificate::Required, &is_named)
         .and_then(|verifier| verifier.expired_lists(&crls, expired));
     let verifier = Arc::new(report.ok(verifier, &key("client-ca"))?);
-    let config = tls::server_config(chain?, private?, Arc::clone(&verifier)).map_err(|error| {
+    let config = tls::server_config(chain?, &*private?, Arc::clone(&verifier)).map_err(|error| {
         let name = |key: &Key<String>| match key {
             Key::Good(file) => file.clone(),
             Key::Absent | Key::Bad(_) => String::new(),

@@ -1,7 +1,9 @@
 //! PEM files (RFC 7468) to DER.
 
-use rustls::pki_types::pem::PemObject;
+use base64ct::{Base64, Encoding};
+use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 /// All certificates of a PEM file, in order.
 ///
@@ -21,8 +23,8 @@ pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
 ///
 /// # Errors
 /// When there is none, or it is encrypted; text for people, which never holds a byte of the key.
-pub fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(bytes).map_err(|_| {
+pub fn private_key(bytes: &[u8]) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
+    sections(bytes).find_map(key).ok_or_else(|| {
         let encrypted = bytes.windows(9).any(|window| window == b"ENCRYPTED");
         if encrypted {
             "is an encrypted key: decrypt it with `openssl pkey -in KEY -out PLAIN`".to_owned()
@@ -30,6 +32,39 @@ pub fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
             "has no private key in PKCS#8, SEC1 or PKCS#1 PEM".to_owned()
         }
     })
+}
+
+/// The sections of a PEM file: label and text.
+///
+/// Keys are not read by the parser that reads certificates, which leaves the text behind in memory.
+fn sections(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        rest = behind(rest, b"-----BEGIN ")?.1;
+        let (label, text) = behind(rest, b"-----")?;
+        let (text, behind) = behind(text, b"-----END ")?;
+        rest = behind;
+        Some((label, text))
+    })
+}
+
+/// What stands before and behind the first `mark`.
+fn behind<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let at = bytes.windows(mark.len()).position(|window| window == mark)?;
+    Some((bytes.get(..at)?, bytes.get(at + mark.len()..)?))
+}
+
+/// The key of a section, if it is one. Nothing else that held it is left.
+fn key((label, text): (&[u8], &[u8])) -> Option<Zeroizing<PrivateKeyDer<'static>>> {
+    use SectionKind::{EcPrivateKey, PrivateKey, RsaPrivateKey};
+    let kind = SectionKind::try_from(label).ok()?;
+    matches!(kind, PrivateKey | RsaPrivateKey | EcPrivateKey).then_some(())?;
+    // As long as all of it, so that it is never moved.
+    let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
+    digits.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut der = Zeroizing::new(vec![0; digits.len()]);
+    let length = Base64::decode(&**digits, &mut der).ok()?.len();
+    der.truncate(length);
+    PrivateKeyDer::from_pem(kind, std::mem::take(&mut *der)).map(Zeroizing::new)
 }
 
 /// All revocation lists of a PEM file.
@@ -44,4 +79,49 @@ pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer
         return Err("has no section `BEGIN X509 CRL`".to_owned());
     }
     Ok(all)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_whatever_stands_around_it() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let (pem, der) = (key.serialize_pem(), key.serialize_der());
+        let other = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        for text in [
+            pem.clone(),
+            pem.replace('\n', "\r\n"),
+            format!("Bag Attributes: <none>\n{other}{pem}{other}"),
+            format!("{pem}{}", rcgen::KeyPair::generate().unwrap().serialize_pem()),
+        ] {
+            let found = private_key(text.as_bytes()).unwrap();
+            assert_eq!(found.secret_der(), der, "{text}");
+            assert_eq!(*found, PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_told_without_a_byte_of_it() {
+        let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let (cut, _) = pem.split_at(100);
+        for text in [
+            "",
+            "-----BEGIN ",
+            cut,
+            &pem.replace("-----END", "-----EMD"),
+            &pem.replace('A', "!"),
+            &pem.replace(" PRIVATE", ""),
+        ] {
+            let error = private_key(text.as_bytes()).unwrap_err();
+            assert_eq!(error, "has no private key in PKCS#8, SEC1 or PKCS#1 PEM", "{text}");
+        }
+        let old = pem.replace("KEY-----\nMI", "KEY-----\nProc-Type: 4,ENCRYPTED\n\nMI");
+        for text in [old, pem.replace("PRIVATE", "ENCRYPTED PRIVATE")] {
+            let error = private_key(text.as_bytes()).unwrap_err();
+            assert!(error.starts_with("is an encrypted key"), "{error}");
+        }
+    }
 }

@@ -65,6 +65,7 @@ mod reload;
 mod resend;
 mod routing;
 mod sandbox;
+mod secrets;
 mod shared_connection;
 mod shares;
 mod small_frames;

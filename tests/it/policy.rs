@@ -93,7 +93,7 @@ fn compile(rules: Vec<toml::Value>, authority: &Authority) -> Policy {
         file: toml::from_str(&text).unwrap(),
         contents: contents
             .into_iter()
-            .map(|(name, text)| (name.into(), Ok::<_, Arc<_>>(text.into_bytes())))
+            .map(|(name, text)| (name.into(), Ok::<_, Arc<_>>(text.into_bytes().into())))
             .collect(),
         open_to_all: BTreeSet::new(),
     };

@@ -87,7 +87,7 @@ fn loaded(file: File, table: &toml::Table) -> Loaded {
     };
     let named = names
         .into_iter()
-        .map(|name| (PathBuf::from(&name), Ok::<_, Arc<_>>(content(&name))));
+        .map(|name| (PathBuf::from(&name), Ok::<_, Arc<_>>(content(&name).into())));
     Loaded {
         path: "casgate.toml".into(),
         file,

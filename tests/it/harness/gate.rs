@@ -280,6 +280,11 @@ impl Gate {
         self.reload_log().iter().filter(|(_, text)| text.contains(what)).count()
     }
 
+    /// The process id of a program that was spawned.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
     /// Sends SIGHUP to a program that was spawned.
     pub(crate) fn hang_up(&self) {
         let id = self.process.as_ref().unwrap().id();

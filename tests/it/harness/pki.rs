@@ -92,9 +92,13 @@ impl Credentials {
 
     /// A certificate that this one's key signs, whether it may or not.
     pub(crate) fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
+        self.issue_for(KeyPair::generate().unwrap(), change)
+    }
+
+    /// The same for a key that is there already.
+    pub(crate) fn issue_for(&self, key: KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
         let mut params = params("");
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
         let issuer = Issuer::from_params(&self.params, &self.key);
         let der = params.signed_by(&key, &issuer).unwrap().der().clone();
         Credentials {
@@ -205,7 +209,11 @@ impl Authority {
     }
 
     pub(crate) fn server_for(&self, hosts: &[&str]) -> Credentials {
-        self.own.issue(|params| {
+        self.server_with(KeyPair::generate().unwrap(), hosts)
+    }
+
+    pub(crate) fn server_with(&self, key: KeyPair, hosts: &[&str]) -> Credentials {
+        self.own.issue_for(key, |params| {
             params.distinguished_name.push(DnType::CommonName, "server");
             params.subject_alt_names = hosts
                 .iter()
