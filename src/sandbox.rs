@@ -45,7 +45,7 @@ enum Usage {
 /// The sandbox is required, and can't be entered.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "sandbox: it is required, and this kernel does not offer it ({0}): it takes Linux 5.19 or later, with `landlock` among `/sys/kernel/security/lsm`. Write `sandbox = \"if-supported\"` to serve without it"
+    "sandbox: it is required, and this kernel does not offer it ({0}): look for `landlock` in `/sys/kernel/security/lsm`, or write `sandbox = \"if-supported\"` to serve without it"
 )]
 pub struct Unsupported(String);
 
@@ -99,7 +99,9 @@ impl Sandbox {
                     unsupported: None,
                 });
             }
-            Ok(RulesetStatus::NotEnforced) => "no Landlock".to_owned(),
+            Ok(RulesetStatus::NotEnforced) | Err(RulesetError::HandleAccesses(_)) => {
+                "it has no Landlock of Linux 5.19 or later, or a filter of system calls keeps it away".to_owned()
+            }
             Err(error) => error.to_string(),
         };
         match snapshot.sandbox {
@@ -157,7 +159,7 @@ impl Folder {
             .find_map(|path| Some((path, path.canonicalize().ok()?)))
         {
             let rest = self.path.strip_prefix(there).unwrap_or(Path::new(""));
-            self.path = found.join(rest);
+            self.path = found.components().chain(rest.components()).collect();
         }
         self
     }

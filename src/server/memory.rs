@@ -8,7 +8,9 @@ const UNKNOWN: u64 = 1 << 30;
 
 /// Half of the memory that there is for the program, in bytes.
 pub(crate) fn half() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    // Not /proc/meminfo, which a sandbox of systemd may hide (ProcSubset=pid).
+    let sysinfo = rustix::system::sysinfo();
+    let machine = sysinfo.totalram.checked_mul(u64::from(sysinfo.mem_unit));
     let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = files(&cgroup).into_iter().filter_map(|file| {
         let text = fs::read_to_string(file).ok()?;
@@ -16,13 +18,6 @@ pub(crate) fn half() -> u64 {
         text.trim().parse().ok()
     });
     limits.chain(machine).min().unwrap_or(UNKNOWN) / 2
-}
-
-/// The size of the machine's memory (proc(5), `/proc/meminfo`).
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
 }
 
 /// Where the limits of a cgroup and of all above it stand (cgroups(7), `/proc/[pid]/cgroup`); within a container the path
@@ -52,9 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read_as_the_kernel_tells_it() {
-        assert_eq!(total("MemTotal:        8000 kB\nMemFree: 1 kB\n"), Some(8_192_000));
-        assert_eq!(total("MemFree: 1 kB\n"), None);
+    fn limits_are_looked_for_up_to_the_root() {
         let two = files("0::/system.slice/casgate.service\n");
         let expected = ["system.slice/casgate.service/", "system.slice/", ""];
         let expected = expected.map(|path| PathBuf::from(format!("/sys/fs/cgroup/{path}memory.max")));
