@@ -15,6 +15,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Accepts until the drain begins, and hands each connection to the thread with the fewest.
 pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>, shared: Arc<Shared>) {
     let mut draining = shared.draining.subscribe();
+    let mut is_out = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -22,6 +23,10 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
         };
         match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address))) {
             Ok((tcp, address)) => {
+                if is_out {
+                    is_out = false;
+                    tracing::info!(target: "casgate::accept", listener = %id.address, "connections are accepted again");
+                }
                 let limits = shared.live().snapshot.limits;
                 // Without a ticket it is closed at once.
                 if let Some(ticket) = shared.census.admit(address.ip(), &limits).await {
@@ -39,7 +44,11 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
             Err(error) => {
                 shared.metrics.accept_errors.inc();
                 if !is_about_one_connection(&error) {
-                    tracing::warn!(target: "casgate::accept", %error, "no connection accepted");
+                    // Once, however often it is tried.
+                    if !is_out {
+                        is_out = true;
+                        tracing::warn!(target: "casgate::accept", listener = %id.address, %error, "no connections are accepted: those that come wait in the kernel");
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -56,4 +65,25 @@ fn hand_over(doors: &[Door], newcomer: Newcomer) {
 fn is_about_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn what_passes_is_waited_for_and_what_is_about_one_connection_is_not() {
+        // accept(2), "ERRORS".
+        for (errno, is_about_one) in [
+            (Errno::CONNABORTED, true),
+            (Errno::INTR, true),
+            (Errno::MFILE, false),
+            (Errno::NFILE, false),
+            (Errno::NOMEM, false),
+            (Errno::NOBUFS, false),
+        ] {
+            assert_eq!(is_about_one_connection(&errno.into()), is_about_one, "{errno}");
+        }
+    }
 }

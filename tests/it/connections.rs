@@ -2,14 +2,16 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use casgate::policy::method::Method;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use crate::harness::backend::{Backend, echo, silent, unary};
 use crate::harness::gate::{Config, Gate};
-use crate::harness::wire::{Call, Client, tls_config};
+use crate::harness::wire::{Call, Client, connect_tls_at, tls_config};
 use crate::harness::{assert_only_this_is_seen, frames, grpc, until, within};
 
 /// A configuration with keys of `[limits]` and `[log]`.
@@ -44,6 +46,14 @@ async fn client_from(last: u8, gate: &Gate) -> Client {
     Client::over(tls.unwrap(), &h2::client::Builder::new()).await
 }
 
+async fn client_at(address: SocketAddr, tls: rustls::ClientConfig) -> Client {
+    Client::over(connect_tls_at(address, tls).await.unwrap(), &h2::client::Builder::new()).await
+}
+
+fn says(line: &toml::Table, key: &str, value: &str) -> bool {
+    line.get(key).is_some_and(|text| text.as_str() == Some(value))
+}
+
 #[tokio::test]
 async fn idle_connections_can_not_use_up_the_open_files() {
     let backend = Backend::start(echo);
@@ -69,12 +79,54 @@ async fn idle_connections_can_not_use_up_the_open_files() {
     assert_eq!(reply.code(), Some(0), "{reply:?}");
     assert_only_this_is_seen(&mut busy, &backend).await;
     let told = |line: &toml::Table| {
-        let is = |key: &str, value: &str| line.get(key).is_some_and(|text| text.as_str() == Some(value));
-        is("target", "casgate::limits") && is("limit", "connections") && is("action", "closed")
+        says(line, "target", "casgate::limits") && says(line, "limit", "connections") && says(line, "action", "closed")
     };
     // Once in ten seconds, not for each of them.
     let lines = gate.log().iter().filter(|line| told(line)).count();
     assert!((1..5).contains(&lines), "{lines} lines");
+}
+
+#[tokio::test]
+async fn who_connects_while_no_file_can_be_opened_is_served_when_one_can() {
+    let backend = Backend::start(echo);
+    let gate = Gate::spawn(config(&backend, "")).await;
+    let mut before = gate.client("reader").await;
+    assert_only_this_is_seen(&mut before, &backend).await;
+    let pid = Pid::from_raw(gate.id().try_into().unwrap());
+    let limit = |files| {
+        let limit = Rlimit {
+            current: Some(files),
+            maximum: Some(1024),
+        };
+        prlimit(pid, Resource::Nofile, limit).unwrap().current.unwrap()
+    };
+    // Below what is open now: accept(2) says EMFILE.
+    let files = limit(3);
+    let told = |words: &str| gate.log().iter().filter(|line| says(line, "message", words)).count();
+    let mut late = tokio::spawn(client_at(
+        gate.address(),
+        tls_config(&gate, Some(&gate.config.authority.client("reader"))),
+    ));
+    until("the log tells of it", || {
+        told("no connections are accepted: those that come wait in the kernel") == 1
+    })
+    .await;
+    // Time for some more attempts, of which it does not tell.
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), &mut late)
+            .await
+            .is_err()
+    );
+    assert_only_this_is_seen(&mut before, &backend).await;
+    limit(files.min(1024));
+    let mut late = within("the handshake", late).await.unwrap();
+    assert_only_this_is_seen(&mut late, &backend).await;
+    assert_eq!(
+        told("no connections are accepted: those that come wait in the kernel"),
+        1
+    );
+    assert_eq!(told("connections are accepted again"), 1);
+    assert!(gate.scrape("casgate_accept_errors_total", &[]) >= 2.0);
 }
 
 #[tokio::test]
