@@ -96,6 +96,10 @@ async fn try_handle(
     verdict::check_ever(&snapshot.policy, identity, &view.standing, method)?;
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(method, body);
+    // A build may have nothing to tell for long.
+    if method != Method::PublishBuildToolEventStream {
+        upload.wait_at_most(snapshot.limits.stall_timeout);
+    }
     // Who can only be answered kindly may not make the gate keep so much.
     let may_change = subject::is_noted(method) && view.standing.may_ever(method.rights()).is_ok();
     if may_change && view.live.audit.is_some() {

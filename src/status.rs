@@ -125,6 +125,9 @@ pub enum Rejection {
     /// The client took nothing of its answer for too long, and was reset.
     #[error("the client took nothing of its answer for as long as `limits.stall-timeout`")]
     Stalled,
+    /// The client sent nothing of its request for too long, and was given up.
+    #[error("the client sent nothing of its request for as long as `limits.stall-timeout`")]
+    Silent,
     /// The client reset the stream or closed the connection.
     #[error("the client cancelled the call")]
     Cancelled,
@@ -180,7 +183,7 @@ impl Rejection {
             // Never RESOURCE_EXHAUSTED: BuildStream takes that for a cache that is full, or for a blob that is there already.
             Rejection::Unavailable { .. } | Rejection::Audit(_) | Rejection::Limited(..) => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
-            Rejection::Stalled | Rejection::Cancelled => Code::Cancelled,
+            Rejection::Stalled | Rejection::Silent | Rejection::Cancelled => Code::Cancelled,
         }
     }
 
@@ -214,6 +217,7 @@ impl Rejection {
             Rejection::Limited(_, Excess::Calls, _) => "over-max-calls",
             Rejection::Limited(_, Excess::CallsOfCertificate, _) => "over-calls-per-certificate",
             Rejection::Stalled => "stalled",
+            Rejection::Silent => "silent",
             Rejection::Cancelled => "cancelled",
         }
     }

@@ -478,8 +478,8 @@ pub struct Limits {
     pub control_frames_at_once: Key<u32>,
     /// `control-frames-per-second = 1000`: how many of them are forgotten each second, 1 to 1000000.
     pub control_frames_per_second: Key<u32>,
-    /// `stall-timeout = 300`: a stream is reset when its client takes nothing at all of an answer for so long. One that is
-    /// slow is waited for.
+    /// `stall-timeout = 300`: seconds after which a call is given up whose client takes nothing at all of its answer, or sends
+    /// nothing at all of its request. One that is slow is waited for.
     pub stall_timeout: Key<u64>,
     /// `calls-per-connection = 1000`: calls that a connection may have open, 10 to 100000; clients keep further ones to
     /// themselves (SETTINGS_MAX_CONCURRENT_STREAMS). For new connections.

@@ -6,6 +6,7 @@
 //! for each other. A copy also lets go of the buffer that the bytes came in, which may be much larger than they are.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -52,6 +53,8 @@ pub(super) struct Upload {
     picker: Option<Picker>,
     /// How fast it may go, where that is limited.
     pace: Option<Pace>,
+    /// How long the client may send nothing at all; without it, for ever.
+    patience: Option<Duration>,
 }
 
 /// How the forwarding of a body ended before the body did.
@@ -79,7 +82,13 @@ impl Upload {
             received: 0,
             picker: None,
             pace: None,
+            patience: None,
         }
+    }
+
+    /// Gives the client up when nothing at all comes for so long though it is waited for.
+    pub(super) fn wait_at_most(&mut self, patience: Duration) {
+        self.patience = Some(patience);
     }
 
     /// Has somebody look at what goes by.
@@ -219,7 +228,7 @@ impl Upload {
     /// Reads on while small chunks are there already.
     fn keep_what_is_there(&mut self) -> Result<(), Rejection> {
         while !self.tail.is_empty() && !self.ended {
-            match self.next().now_or_never() {
+            match self.read().now_or_never() {
                 Some(Ok(Some((chunk, _)))) => self.keep(chunk)?,
                 Some(Ok(None)) | None => break,
                 Some(Err(rejection)) => return Err(rejection),
@@ -228,8 +237,18 @@ impl Upload {
         Ok(())
     }
 
-    /// The next chunk, looked at by the reader; `None` at the end of the body.
+    /// The next chunk, waited for as long as a client may be silent; `None` at the end of the body.
     async fn next(&mut self) -> Result<Option<(Bytes, Progress)>, Rejection> {
+        match self.patience {
+            None => self.read().await,
+            Some(patience) => tokio::time::timeout(patience, self.read())
+                .await
+                .map_err(|_| Rejection::Silent)?,
+        }
+    }
+
+    /// The next chunk, looked at by the reader; `None` at the end of the body.
+    async fn read(&mut self) -> Result<Option<(Bytes, Progress)>, Rejection> {
         if self.ended {
             return Ok(None);
         }

@@ -164,7 +164,7 @@ impl Record {
     fn note(&mut self, rejection: &Rejection) {
         let metrics = &self.caller.shared.metrics;
         match rejection {
-            Rejection::Stalled => metrics.limited(Limit::StallTimeout, Action::Closed),
+            Rejection::Stalled | Rejection::Silent => metrics.limited(Limit::StallTimeout, Action::Closed),
             Rejection::Limited(_, excess, _) => self.caller.shared.census.count((*excess).into(), Action::Refused),
             Rejection::Denied(_, denial) => metrics.denied(Some(denial.right), rejection.label()),
             Rejection::Expired(_) | Rejection::Withdrawn(..) | Rejection::UnknownMethod { .. } => {
