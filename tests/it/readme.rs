@@ -300,3 +300,17 @@ fn commands_that_are_marked_as_tested_run() {
         );
     }
 }
+
+#[test]
+fn the_tests_that_promises_name_are_there() {
+    const SECURITY: &str = include_str!("../../SECURITY.md");
+    const TESTS: &str = include_str!("main.rs");
+    let mut count = 0;
+    for text in [section("What casgate promises"), SECURITY] {
+        for name in text.split('`').filter_map(|text| text.strip_suffix("::")) {
+            assert!(TESTS.contains(&format!("\nmod {name};\n")), "there is no `{name}`");
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count}");
+}
