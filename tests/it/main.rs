@@ -69,6 +69,7 @@ mod sandbox;
 mod secrets;
 mod shared_connection;
 mod shares;
+mod signals;
 mod silence;
 mod small_frames;
 mod soak;

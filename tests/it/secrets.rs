@@ -9,8 +9,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::harness::backend::{Backend, unary};
-use crate::harness::gate::{Config, Gate};
-use crate::harness::until;
+use crate::harness::gate::{Config, Gate, LOG};
+use crate::harness::wire::grpc_request;
+use crate::harness::{grpc, until};
 
 /// All memory of a process that it can write to, region by region.
 fn memory(pid: u32) -> Vec<Vec<u8>> {
@@ -68,5 +69,43 @@ async fn what_held_a_key_is_wiped_when_it_was_read() {
         }
         gate.hang_up();
         until("the reload", || gate.told("configuration reloaded") == round + 1).await;
+    }
+}
+
+#[tokio::test]
+async fn no_line_of_the_log_tells_a_secret_however_much_is_logged() {
+    const TOKEN: &str = "c2VjcmV0IHRva2Vu";
+    let backend = Backend::start(unary);
+    let mut config = Config::to(&backend);
+    config
+        .top
+        .push_str("\nlog = { format = \"json\", filter = \"trace\" }\nwatch = false\n");
+    let gate = Gate::spawn(config).await;
+    let mut client = gate.client("reader").await;
+    let mut request = grpc_request(Method::BatchReadBlobs.path());
+    let token = format!("Bearer {TOKEN}").parse().unwrap();
+    request.headers_mut().insert("authorization", token);
+    let reply = client.send(request, grpc::request(Method::BatchReadBlobs, "")).await;
+    assert_eq!(reply.code(), Some(0), "{reply:?}");
+    let key = gate.config.files["server.key"].clone();
+    // As it is, cut off, and none.
+    for text in [&key, &key[..key.len() / 2], ""] {
+        std::fs::write(gate.dir().join("server.key"), text).unwrap();
+        let before = gate.told("configuration");
+        gate.hang_up();
+        until("the reload", || gate.told("configuration") > before).await;
+    }
+    assert!(gate.told("configuration kept as it was") > 0);
+    let log = std::fs::read_to_string(gate.dir().join(LOG)).unwrap();
+    assert!(log.contains("TRACE"), "nothing is logged at all");
+    let near = |what: &str| {
+        log.lines()
+            .find(|line| line.contains(what))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let lines = key.lines().filter(|line| !line.starts_with("-----"));
+    for secret in lines.chain([TOKEN]) {
+        assert!(!log.contains(secret), "{}", near(secret));
     }
 }

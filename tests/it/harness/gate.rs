@@ -49,7 +49,7 @@ pub(crate) struct Gate {
 }
 
 /// Where the log of a program goes, beside its configuration.
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 
 /// `reader` may pull; `writer` may pull and push; `root` may everything; nobody else may anything.
 const CAST: &str = r#"
@@ -241,11 +241,21 @@ impl Gate {
 
     /// Sends a signal that ends the program, and waits for its end.
     pub(crate) async fn end_by(&mut self, signal: &str) -> ExitStatus {
-        let mut process = self.process.take().unwrap();
+        self.signal(signal);
+        self.ended().await
+    }
+
+    /// Sends a signal to a program that was spawned.
+    pub(crate) fn signal(&self, signal: &str) {
         let kill = Command::new("kill")
-            .args(["-s", signal, &process.id().to_string()])
+            .args(["-s", signal, &self.id().to_string()])
             .status();
         assert!(kill.unwrap().success());
+    }
+
+    /// Waits for the end of a program that was spawned.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
         let mut status = None;
         until("the program ends", || {
             status = process.try_wait().unwrap();
@@ -253,6 +263,11 @@ impl Gate {
         })
         .await;
         status.unwrap()
+    }
+
+    /// Whether a program that was spawned has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
     /// The whole lines of the log, which must be JSON.
@@ -287,9 +302,7 @@ impl Gate {
 
     /// Sends SIGHUP to a program that was spawned.
     pub(crate) fn hang_up(&self) {
-        let id = self.process.as_ref().unwrap().id();
-        let status = Command::new("sh").args(["-c", &format!("kill -HUP {id}")]).status();
-        assert!(status.unwrap().success());
+        self.signal("HUP");
     }
 
     /// The memory of a program that was spawned, in bytes.
@@ -366,14 +379,16 @@ impl Gate {
 
     /// The same of a program that was spawned.
     pub(crate) fn scrape(&self, name: &str, labels: &[&str]) -> f64 {
+        sum(&self.get("/metrics"), name, labels)
+    }
+
+    /// What the admin listener of a program that was spawned answers, with its head.
+    pub(crate) fn get(&self, path: &str) -> String {
         let address = self.told_at_start("admin on http://").unwrap();
         let mut stream = std::net::TcpStream::connect(address).unwrap();
-        std::io::Write::write_all(
-            &mut stream,
-            b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-        )
-        .unwrap();
-        sum(&std::io::read_to_string(stream).unwrap(), name, labels)
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        std::io::read_to_string(stream).unwrap()
     }
 
     /// An address that the program logged behind these words.
