@@ -13,6 +13,7 @@ mod window;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +22,6 @@ use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tracing::Instrument;
 
@@ -33,6 +33,7 @@ pub use party::{Member, Parties, Party, PartyCall};
 pub use window::Windows;
 
 use crate::http2;
+use crate::http2::gather::{Clear, Gather, Outbox, Records};
 use crate::live::Shared;
 use crate::metrics::{Action, Limit};
 use crate::policy::identity::Identity;
@@ -49,6 +50,8 @@ const RESET_MEMORY: Duration = Duration::from_secs(4);
 /// So many calls are taken one after the other before it is looked at what else has happened to their connection.
 const CALLS_IN_A_ROW: u32 = 32;
 
+/// A connection as h2 sees it.
+type Http2<O> = Connection<counted::Counted<Gather<O>>, Bytes>;
 /// What h2 gives of a call.
 type Call = (Request<RecvStream>, SendResponse<Bytes>);
 
@@ -80,13 +83,13 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
                 drop(live);
                 // Boxed, here and below: what one step needs is not kept in the next.
                 if let Some((tls, peer, ticket)) = Box::pin(handshake::encrypted(&shared, arrival, config)).await {
-                    http2(shared, worker, tls, peer, ticket).await;
+                    http2(shared, worker, Records::new(tls), peer, ticket).await;
                 }
             }
             Some(Security::Clear) => {
                 drop(live);
                 if let Some((tcp, peer, ticket)) = handshake::clear(arrival) {
-                    http2(shared, worker, tcp, peer, ticket).await;
+                    http2(shared, worker, Clear::new(tcp), peer, ticket).await;
                 }
             }
             None => {
@@ -98,15 +101,13 @@ pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
     .await;
 }
 
-async fn http2<IO>(shared: Arc<Shared>, worker: usize, io: IO, peer: Peer, ticket: Ticket)
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
+async fn http2<O: Outbox>(shared: Arc<Shared>, worker: usize, outbox: O, peer: Peer, ticket: Ticket) {
     let metrics = Arc::clone(&shared.metrics);
     metrics.connections.inc();
     let caller = Arc::new(Caller::new(Arc::clone(&shared), worker, peer));
     let view = caller.view();
-    let (io, flood) = counted::Counted::new(io, Arc::clone(&caller));
+    let gather = Gather::new(outbox);
+    let (io, flood) = counted::Counted::new(gather.share(), Arc::clone(&caller));
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(window::LEAST)
@@ -127,27 +128,35 @@ where
         .data_frame_budget(1024 * 1024);
     drop(view);
     let preface = Box::pin(async {
-        let preface = tokio::time::timeout(handshake::TIMEOUT, builder.handshake(io)).await;
+        let mut preface = builder.handshake(io);
+        let preface = poll_fn(|cx| {
+            let preface = Pin::new(&mut preface).poll(cx);
+            if preface.is_pending() {
+                // Otherwise it goes with what follows.
+                let _written = gather.poll_flush_all(cx);
+            }
+            preface
+        });
+        let preface = tokio::time::timeout(handshake::TIMEOUT, preface).await;
         preface.map(|preface| preface.map(Box::new))
     });
     match ticket.unless_told_to_leave(preface).await {
         None => {}
-        Some(Ok(Ok(connection))) => run(shared, caller, connection, flood, &ticket).await,
+        Some(Ok(Ok(connection))) => run(shared, caller, connection, &gather, flood, &ticket).await,
         Some(Ok(Err(error))) => tracing::info!(target: "casgate::connection", %error, "no HTTP/2"),
         Some(Err(_)) => tracing::info!(target: "casgate::connection", "no HTTP/2 preface within 10 s"),
     }
     metrics.connections.dec();
 }
 
-async fn run<IO>(
+async fn run<O: Outbox>(
     shared: Arc<Shared>,
     caller: Arc<Caller>,
-    mut connection: Box<Connection<IO, Bytes>>,
+    mut connection: Box<Http2<O>>,
+    gather: &Gather<O>,
     flood: counted::Flood,
     ticket: &Ticket,
-) where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
+) {
     let mut generation = shared.generation.subscribe();
     let mut draining = shared.draining.subscribe();
     let (mut is_draining, mut has_expired) = (false, false);
@@ -155,33 +164,32 @@ async fn run<IO>(
     let idle = until_idle(&caller, ticket);
     let expired = caller.until_expired();
     let mut window = window::Window::new(&caller);
-    let mut in_a_row = 0;
+    let begin = |(request, respond)| {
+        let open = ticket.call();
+        let caller = Arc::clone(&caller);
+        // Without the span: an access line names its peer itself, whatever is filtered.
+        // Boxed: a task moves what it runs several times, and this is large.
+        tokio::spawn(Box::pin(async move {
+            proxy::handle(caller, request, respond).await;
+            drop(open);
+        }));
+    };
     let flood = flood.begun();
     tokio::pin!(silent, idle, expired, flood);
     loop {
         tokio::select! {
             biased;
-            accepted = poll_fn(|cx| poll_accept(&mut connection, &mut in_a_row, cx)) => match accepted {
-                Some(Ok((request, respond))) => {
-                    let open = ticket.call();
-                    let caller = Arc::clone(&caller);
-                    // Without the span: an access line names its peer itself, whatever is filtered.
-                    // Boxed: a task moves what it runs several times, and this is large.
-                    tokio::spawn(Box::pin(async move {
-                        proxy::handle(caller, request, respond).await;
-                        drop(open);
-                    }));
-                }
-                Some(Err(error)) => {
+            // First: what the client is told of it is written with the rest.
+            () = window.wanted() => window.grow(&mut connection),
+            ended = poll_fn(|cx| poll_calls(&mut connection, gather, cx, begin)) => {
+                if let Some(error) = ended {
                     tracing::debug!(target: "casgate::connection", %error, "connection ended");
                     if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
                         cut_off(&caller, ticket, Limit::Http2, &error.to_string());
                     }
-                    return;
                 }
-                None => return,
+                return;
             },
-            () = window.wanted() => window.grow(&mut connection),
             Ok(()) = generation.changed() => {
                 let view = caller.view();
                 caller.recheck();
@@ -229,12 +237,12 @@ async fn run<IO>(
             }
             () = caller.resets_too_many() => {
                 cut_off(&caller, ticket, Limit::Resets, "too many calls were reset");
-                return calm_down(&mut connection).await;
+                return calm_down(&mut connection, gather).await;
             }
             frame = &mut flood => {
                 let why = format!("too many frames that move no call on, the last one {frame}");
                 cut_off(&caller, ticket, Limit::ControlFrames, &why);
-                return calm_down(&mut connection).await;
+                return calm_down(&mut connection, gather).await;
             }
             () = &mut silent => {
                 tracing::info!(target: "casgate::connection", "no answer to PING: connection closed");
@@ -252,32 +260,41 @@ fn cut_off(caller: &Caller, ticket: &Ticket, limit: Limit, why: &str) {
 }
 
 /// Tells the client why it is left. The GOAWAY is written if the client takes it; nothing of it is read any more.
-async fn calm_down<IO>(connection: &mut Connection<IO, Bytes>)
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
+async fn calm_down<O: Outbox>(connection: &mut Http2<O>, gather: &Gather<O>) {
     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-    let closed = poll_fn(|cx| connection.poll_closed(cx));
+    let closed = poll_fn(|cx| {
+        let closed = connection.poll_closed(cx);
+        let _written = gather.poll_flush_all(cx);
+        closed
+    });
     let _closed = tokio::time::timeout(GRACE, closed).await;
 }
 
-/// The next call. After several without a pause, whoever polls gets a look at everything else.
-fn poll_accept<IO>(
-    connection: &mut Connection<IO, Bytes>,
-    in_a_row: &mut u32,
+/// Begins the calls that have come, and writes what there is to write; ready when the connection has ended, with the error
+/// that ended it. After several calls without a pause, whoever polls gets a look at everything else.
+fn poll_calls<O: Outbox>(
+    connection: &mut Http2<O>,
+    gather: &Gather<O>,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Call, h2::Error>>>
-where
-    IO: AsyncRead + AsyncWrite + Unpin,
-{
-    if *in_a_row == CALLS_IN_A_ROW {
-        *in_a_row = 0;
-        cx.waker().wake_by_ref();
-        return Poll::Pending;
+    begin: impl Fn(Call),
+) -> Poll<Option<h2::Error>> {
+    for _ in 0..CALLS_IN_A_ROW {
+        let ended = match connection.poll_accept(cx) {
+            Poll::Ready(Some(Ok(call))) => {
+                begin(call);
+                continue;
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(error)),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        };
+        // What can't be written is an error that reading meets, too.
+        let _written = gather.poll_flush_all(cx);
+        return ended;
     }
-    let call = connection.poll_accept(cx);
-    *in_a_row = if call.is_ready() { *in_a_row + 1 } else { 0 };
-    call
+    let _written = gather.poll_flush_all(cx);
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Ends when the connection has done nothing for too long; gives the limit that it reached.

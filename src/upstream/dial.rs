@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -17,7 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use super::address;
 use crate::http2;
-use crate::http2::gather::Gather;
+use crate::http2::gather::{Clear, Gather, Outbox, Records};
 use crate::snapshot::backends::Target;
 use crate::store::Store;
 
@@ -87,16 +86,16 @@ impl Dialer {
                 let stream = UnixStream::connect(path)
                     .await
                     .map_err(|error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display())))?;
-                handshake(stream).await
+                handshake(Clear::new(stream)).await
             }
-            Target::Tcp(to) => handshake(tcp(&to.host, to.port, begin).await?).await,
+            Target::Tcp(to) => handshake(Clear::new(tcp(&to.host, to.port, begin).await?)).await,
             Target::Tls(to, name, config) => {
                 let tcp = tcp(&to.host, to.port, begin).await?;
                 let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp).await?;
                 if tls.get_ref().1.alpn_protocol() != Some(crate::tls::ALPN_H2) {
                     return Err(io::Error::other("the server does not speak HTTP/2 (ALPN `h2`)"));
                 }
-                handshake(tls).await
+                handshake(Records::new(Box::new(tls))).await
             }
             Target::Store(_) => {
                 let store = self
@@ -105,7 +104,7 @@ impl Dialer {
                     .ok_or_else(|| io::Error::other("the store is not open"))?;
                 let (near, far) = tokio::io::duplex(STORE_PIPE);
                 self.serve_on.spawn(store.serve(far));
-                handshake(near).await
+                handshake(Clear::new(near)).await
             }
         }
     }
@@ -122,9 +121,9 @@ async fn tcp(host: &str, port: u16, begin: usize) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn handshake<IO>(io: IO) -> io::Result<Dialed>
+async fn handshake<O>(outbox: O) -> io::Result<Dialed>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    O: Outbox + Send + 'static,
 {
     let mut builder = h2::client::Builder::new();
     builder
@@ -139,9 +138,9 @@ where
         // Clients cancel at will, and the connection is shared: their resets must not end it.
         .max_concurrent_reset_streams(4096)
         .max_local_error_reset_streams(None);
-    let io = Gather::new(io);
+    let io = Gather::new(outbox);
     let gathered = io.share();
-    let (sender, mut connection): (_, Connection<Gather<IO>, Bytes>) =
+    let (sender, mut connection): (_, Connection<Gather<O>, Bytes>) =
         builder.handshake(io).await.map_err(io::Error::other)?;
     let ping_pong = connection.ping_pong();
     let allowed = poll_fn(|cx| {
