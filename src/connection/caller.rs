@@ -57,7 +57,7 @@ pub struct Caller {
     pub member: Member,
     need: AtomicU8,
     /// Tells of a new need for a window.
-    pub(super) needs: Notify,
+    pub(super) hurry: Notify,
     view: Mutex<Arc<View>>,
     rechecks: watch::Sender<u64>,
     resets: Resets,
@@ -115,7 +115,7 @@ impl Caller {
             kept: Budget::new(MOST_KEPT),
             member,
             need: AtomicU8::new(Need::Nothing as u8),
-            needs: Notify::new(),
+            hurry: Notify::new(),
             view,
             rechecks: watch::Sender::new(0),
             resets: Resets::new(),
@@ -131,11 +131,15 @@ impl Caller {
         Arc::clone(&view)
     }
 
-    /// Has the connection take as much as an allowed call needs.
+    /// Has the connection take as much as an allowed call needs: at once for an upload, and otherwise when it has something
+    /// else to do.
     pub fn make_room(&self, permit: &Permit) {
         let need = Need::of(permit) as u8;
-        if self.need.load(Ordering::Relaxed) < need && self.need.fetch_max(need, Ordering::Relaxed) < need {
-            self.needs.notify_one();
+        if self.need.load(Ordering::Relaxed) < need
+            && self.need.fetch_max(need, Ordering::Relaxed) < need
+            && need == Need::Uploads as u8
+        {
+            self.hurry.notify_one();
         }
     }
 

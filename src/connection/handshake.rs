@@ -74,7 +74,6 @@ pub(super) async fn encrypted(
 
 /// The peer of a connection in the clear.
 pub(super) fn clear(arrival: Arrival) -> Option<(TcpStream, Peer, Ticket)> {
-    prepare(&arrival.tcp).ok()?;
     let peer = Peer::new(Vec::new(), arrival.address, arrival.listener).ok()?;
     Some((arrival.tcp, peer, arrival.ticket))
 }
@@ -85,7 +84,6 @@ async fn handshake(
     listener: ListenerId,
     config: Arc<ServerConfig>,
 ) -> Result<(Box<TlsStream<ReadAhead<TcpStream>>>, Peer), Error> {
-    prepare(&tcp)?;
     let tls = TlsAcceptor::from(config).accept(ReadAhead::new(tcp)).await?;
     let session = tls.get_ref().1;
     if session.alpn_protocol() != Some(ALPN_H2) {
@@ -98,14 +96,6 @@ async fn handshake(
         .collect();
     let peer = Peer::new(chain, address, listener).map_err(|identity::NotX509| Error::Certificate)?;
     Ok((Box::new(tls), peer))
-}
-
-fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
-    tcp.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15));
-    socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
 /// The reason of a failed handshake as a label: a closed set.

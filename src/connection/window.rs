@@ -5,8 +5,10 @@
 //! ends. Each connection gets an eighth of what is left at most, and what its caller has on other connections counts
 //! twice: there is always something left for one more, and nobody has more than half.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,9 +26,10 @@ use crate::policy::rights::Right;
 pub(super) const LEAST: u32 = 256 * 1024;
 /// The same once there was a call: more than fifty requests of which nothing was read.
 const PULL_CONNECTION: u32 = 16 * 1024 * 1024;
-/// The same once there was a push: ten uploads whose backend has stopped leave room for those to a backend that has not.
+/// The same once there was a push: nine uploads whose backend has stopped leave room for those to a backend that has not.
 const PUSH_CONNECTION: u32 = 64 * 1024 * 1024;
-/// Bytes of one upload: enough for 1 Gbit/s over 40 ms.
+/// Bytes of one upload, of which half may have gone before the client is told that there is room again: enough for 1 Gbit/s
+/// over 40 ms.
 const PUSH: u32 = 6 * 1024 * 1024;
 /// How soon a client is told of another window that has not answered to the one before.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -120,9 +123,25 @@ impl Window {
 
     /// Ends when [`Window::grow`] has something to do.
     pub(super) async fn wanted(&self) {
-        match self.untold {
-            Some((_, at)) => tokio::time::sleep_until(at.into()).await,
-            None => self.caller.needs.notified().await,
+        let told = async {
+            match self.untold {
+                Some((_, at)) => tokio::time::sleep_until(at.into()).await,
+                None => self.caller.hurry.notified().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = poll_fn(|_| self.poll_behind()) => {}
+            () = told => {}
+        }
+    }
+
+    /// Ready when the connection needs more than it has. Nobody is woken for it.
+    fn poll_behind(&self) -> Poll<()> {
+        if self.caller.need() > self.need {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 

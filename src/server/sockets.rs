@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use listenfd::ListenFd;
 
@@ -44,7 +45,7 @@ impl Inherited {
             None => bind(address),
         };
         let listen = socket.and_then(|socket| {
-            socket.set_nonblocking(true)?;
+            prepare(&socket)?;
             tokio::net::TcpListener::from_std(socket)
         });
         listen.map_err(|error| StartError::Listen { key, address, error })
@@ -78,10 +79,43 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Sets what all connections are to have once, at the socket that they come from: Linux hands it down (tcp(7)).
+fn prepare(listener: &TcpListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let socket = socket2::SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15));
+    socket.set_tcp_keepalive(&keepalive)
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_has_what_its_listener_was_given() {
+        let own = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = own.local_addr().unwrap();
+        for mut inherited in [Inherited::default(), Inherited(vec![(address, own)])] {
+            let wanted = inherited
+                .0
+                .first()
+                .map_or("127.0.0.1:0".parse().unwrap(), |(address, _)| *address);
+            let listener = inherited.take_or_bind("listen.address", wanted).unwrap();
+            let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
+                .await
+                .unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let socket = socket2::SockRef::from(&accepted);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(15));
+        }
+    }
 
     #[test]
     fn a_socket_is_for_its_own_address_and_one_for_all_addresses_for_all() {
