@@ -30,7 +30,7 @@ const PULL_CONNECTION: u32 = 16 * 1024 * 1024;
 const PUSH_CONNECTION: u32 = 64 * 1024 * 1024;
 /// Bytes of one upload, of which half may have gone before the client is told that there is room again: enough for 1 Gbit/s
 /// over 40 ms.
-const PUSH: u32 = 6 * 1024 * 1024;
+const PUSH: u32 = 7 * 1024 * 1024;
 /// How soon a client is told of another window that has not answered to the one before.
 const AGAIN: Duration = Duration::from_millis(20);
 

@@ -125,9 +125,9 @@ async fn windows_are_small_until_a_call_needs_them() {
     until("for requests", || given() == 16 * MIB + MIB / 4).await;
     assert_eq!(writer.ask(Method::BatchUpdateBlobs, "").await.code(), Some(0));
     until("for uploads", || given() == 80 * MIB).await;
-    // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, 6.5.2) is 6 MiB.
+    // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, 6.5.2) is 7 MiB.
     let told = |frame: &frames::Frame| {
-        let value = [&[0, 4][..], &(6u32 << 20).to_be_bytes()].concat();
+        let value = [&[0, 4][..], &(7u32 << 20).to_be_bytes()].concat();
         frame.kind == frames::SETTINGS && frame.payload.chunks(6).any(|setting| setting == value)
     };
     until("the client is told", || writer.tap.received().iter().any(told)).await;
