@@ -5,6 +5,8 @@ pub(crate) mod heads;
 pub(crate) mod read_ahead;
 
 use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,6 +99,18 @@ pub(crate) async fn send_within(
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return Err(Stopped::Closed),
         }
+    }
+}
+
+/// What becomes of a future, unless that takes so long. The clock is read only where it is waited for.
+pub(crate) async fn within<T>(patience: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    if let Poll::Ready(now) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+        return Some(now);
+    }
+    match patience {
+        None => Some(future.await),
+        Some(patience) => tokio::time::timeout(patience, future).await.ok(),
     }
 }
 

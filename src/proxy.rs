@@ -107,8 +107,9 @@ async fn try_handle(
     }
     let named = tokio::select! {
         biased;
-        rejection = held.lost_all_for(method) => Err(rejection),
+        // What changed meanwhile is asked for below: most calls need not wait for it.
         named = name(method, &mut upload, record) => named,
+        rejection = held.lost_all_for(method) => Err(rejection),
     };
     record.received(upload.received());
     let (scope, uris) = named?;

@@ -262,7 +262,7 @@ impl Backend {
                     continue;
                 }
             }
-            *request.uri_mut() = endpoint.uri(permit.method().path());
+            *request.uri_mut() = endpoint.uri(permit.method());
             let place = Place(endpoint.number);
             return match channel.send(request, end_of_stream) {
                 Ok(stream) => Ok(Outbound { permit, stream, place }),

@@ -239,12 +239,9 @@ impl Upload {
 
     /// The next chunk, waited for as long as a client may be silent; `None` at the end of the body.
     async fn next(&mut self) -> Result<Option<(Bytes, Progress)>, Rejection> {
-        match self.patience {
-            None => self.read().await,
-            Some(patience) => tokio::time::timeout(patience, self.read())
-                .await
-                .map_err(|_| Rejection::Silent)?,
-        }
+        let patience = self.patience;
+        let read = self.read();
+        http2::within(patience, read).await.ok_or(Rejection::Silent)?
     }
 
     /// The next chunk, looked at by the reader; `None` at the end of the body.

@@ -108,15 +108,16 @@ impl Exchange<'_> {
         };
         let mut up = Some(pin!(up));
         let head = poll_fn(|cx| {
-            if answer.poll_closed(cx).is_ready() {
-                return Poll::Ready(Err(Failure::Reject(Rejection::Cancelled)));
+            // The answer first, here and below: what is left to do with the upload is done beside it.
+            if let Poll::Ready(head) = Pin::new(&mut *response).poll(cx) {
+                return Poll::Ready(head.map_err(|error| self.faults().failure(&error)));
             }
             if let Some(rejection) = poll_upload(&mut up, cx) {
                 return Poll::Ready(Err(rejection.into()));
             }
-            Pin::new(&mut *response)
-                .poll(cx)
-                .map(|head| head.map_err(|error| self.faults().failure(&error)))
+            answer
+                .poll_closed(cx)
+                .map(|()| Err(Failure::Reject(Rejection::Cancelled)))
         })
         .await?;
         answer_begun.store(true, Ordering::Relaxed);
@@ -187,14 +188,17 @@ impl Exchange<'_> {
     /// The next piece of the answer, unless the client goes away first.
     async fn next(&self, body: &mut RecvStream, answer: &mut Answer) -> Result<Option<Bytes>, Failure> {
         poll_fn(|cx| {
-            if answer.poll_closed(cx).is_ready() {
-                return Poll::Ready(Err(Failure::Reject(Rejection::Cancelled)));
+            match body.poll_data(cx) {
+                Poll::Ready(chunk) => Poll::Ready(
+                    chunk
+                        .transpose()
+                        .map_err(|error| Failure::Reject(self.faults().unavailable(http2::plain(&error)))),
+                ),
+                // Only now: a client that is gone takes nothing of what there is.
+                Poll::Pending => answer
+                    .poll_closed(cx)
+                    .map(|()| Err(Failure::Reject(Rejection::Cancelled))),
             }
-            body.poll_data(cx).map(|chunk| {
-                chunk
-                    .transpose()
-                    .map_err(|error| Failure::Reject(self.faults().unavailable(http2::plain(&error))))
-            })
         })
         .await
     }

@@ -10,6 +10,7 @@ use super::dial::Dialer;
 use super::health::{Health, Number};
 use super::pool::Pool;
 use crate::metrics::Metrics;
+use crate::policy::method::Method;
 use crate::snapshot::backends::{BackendPlan, Target};
 
 /// One endpoint of a backend.
@@ -17,8 +18,8 @@ use crate::snapshot::backends::{BackendPlan, Target};
 pub(super) struct Endpoint {
     pub(super) number: Number,
     pub(super) dialer: Arc<Dialer>,
-    scheme: Scheme,
-    authority: Authority,
+    /// What a request for a method asks for, by its number.
+    uris: Vec<Uri>,
     pools: Vec<Pool>,
 }
 
@@ -37,15 +38,16 @@ impl Endpoint {
             name: plan.name.to_string(),
             authority,
         })?;
+        let scheme = match target {
+            Target::Tls(..) => Scheme::HTTPS,
+            Target::Unix(_) | Target::Tcp(_) | Target::Store(_) => Scheme::HTTP,
+        };
+        let uri = |method: &Method| uri(scheme.clone(), authority.clone(), method.path());
         let dialer = Arc::new(dialer);
         let pool = |_| Pool::new(plan, number, Arc::clone(&dialer), Arc::clone(health), metrics);
         Ok(Endpoint {
             number,
-            scheme: match target {
-                Target::Tls(..) => Scheme::HTTPS,
-                Target::Unix(_) | Target::Tcp(_) | Target::Store(_) => Scheme::HTTP,
-            },
-            authority,
+            uris: Method::ALL.iter().map(uri).collect(),
             pools: (0..threads).map(pool).collect(),
             dialer,
         })
@@ -61,12 +63,16 @@ impl Endpoint {
         self.pools.iter().for_each(Pool::forgive);
     }
 
-    /// What a request for this path asks for.
-    pub(super) fn uri(&self, path: &'static str) -> Uri {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(PathAndQuery::from_static(path));
-        Uri::from_parts(parts).unwrap_or_default()
+    /// What a request for this method asks for.
+    pub(super) fn uri(&self, method: Method) -> Uri {
+        self.uris.get(method as usize).cloned().unwrap_or_default()
     }
+}
+
+fn uri(scheme: Scheme, authority: Authority, path: &'static str) -> Uri {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(scheme);
+    parts.authority = Some(authority);
+    parts.path_and_query = Some(PathAndQuery::from_static(path));
+    Uri::from_parts(parts).unwrap_or_default()
 }

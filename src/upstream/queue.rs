@@ -4,7 +4,7 @@
 //! A client may hold no more streams than it leaves free: alone it gets half of them, two get a third each, and there is
 //! always room for one more client. Within these bounds clients take turns, and the calls of one are served in order.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -19,7 +19,7 @@ pub(super) type Ticket = u64;
 /// The calls that wait. Its length is bounded by what clients may have open.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    clients: HashMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, Client>,
     /// Clients with calls that wait, the next in turn first.
     turns: VecDeque<ClientId>,
     last: Ticket,
