@@ -38,6 +38,8 @@ pub(crate) struct Setup {
     pub(crate) threads: usize,
     /// Rules of casgate alone that match none of the callers.
     pub(crate) more_rules: usize,
+    /// Backends of casgate alone, with routes that none of the calls takes.
+    pub(crate) more_backends: usize,
 }
 
 impl Setup {
@@ -49,6 +51,7 @@ impl Setup {
             cores: CORE,
             threads: 1,
             more_rules: 0,
+            more_backends: 0,
         }
     }
 }
@@ -146,7 +149,8 @@ impl Contestant {
             .replace("{{backend-port}}", &setup.backend.port().to_string())
             .replace("{{open-files}}", &open_files().to_string())
             .replace("{{threads}}", &setup.threads.to_string())
-            .replace("{{more-rules}}", &rules(setup.more_rules));
+            .replace("{{more-rules}}", &rules(setup.more_rules))
+            .replace("{{more-backends}}", &backends(setup.more_backends, setup.backend));
         std::fs::write(&config, text)?;
         let command: Vec<String> = [program]
             .into_iter()
@@ -191,6 +195,21 @@ fn rules(number: usize) -> String {
             )
         })
         .collect()
+}
+
+fn backends(number: usize, address: SocketAddr) -> String {
+    if number == 0 {
+        return String::new();
+    }
+    let more: String = (0..number)
+        .map(|number| {
+            format!(
+                "[backends.more-{number}]\nendpoint = \"http://{address}\"\n\n\
+                 [[routes]]\nservices = [\"cas\"]\ninstances = [\"team-{number}/**\"]\nbackend = \"more-{number}\"\n\n"
+            )
+        })
+        .collect();
+    more + "[[routes]]\nservices = [\"cas\"]\nbackend = \"cache\"\n\n"
 }
 
 /// An address that nobody uses now. Somebody else may take it before it is used, and then the start fails.

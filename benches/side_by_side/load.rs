@@ -236,7 +236,8 @@ pub(crate) async fn idle(target: &Target<'_>, number: usize, one: &Call) -> Resu
     })
 }
 
-async fn connect(target: &Target<'_>, number: usize) -> Result<Vec<Client>> {
+/// So many connections, with nothing on them.
+pub(crate) async fn connect(target: &Target<'_>, number: usize) -> Result<Vec<Client>> {
     let mut lanes = JoinSet::new();
     let left = Arc::new(AtomicUsize::new(number));
     for _ in 0..DIALS.min(number) {

@@ -166,7 +166,8 @@ fn alone(text: &mut String, outcome: &Outcome) {
             let verdict = match (ratio, goals) {
                 (Some(ratio), Some(goals)) if ratio <= goals.must => "reached",
                 (Some(_), Some(_)) => "**must missed**",
-                _ => "invalid",
+                (Some(_), None) => "",
+                (None, _) => "invalid",
             };
             *text += &format!(
                 "| {workload} | {} | {}: {} | {}: {} | {} | {} | {verdict} |\n",

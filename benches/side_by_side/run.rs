@@ -9,7 +9,7 @@ use crate::Result;
 use crate::calls::Call;
 use crate::client::{Client, call};
 use crate::contestants::{Contestant, Setup};
-use crate::load::{Span, Target};
+use crate::load::{self, Span, Target};
 use crate::measure::{Measure, Quantity};
 use crate::process::Running;
 use crate::tls::Certificates;
@@ -168,6 +168,8 @@ impl Bench {
             address,
             connector,
         };
+        // Held until the end of the run.
+        let _idle = load::connect(&target, arm.idle).await?;
         workload.run(&target, plan.span, plan.idle).await
     }
 }

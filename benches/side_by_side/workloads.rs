@@ -38,6 +38,10 @@ pub(crate) enum Workload {
     WanRead,
     /// Unary with 100,000 rules instead of 10
     Rules,
+    /// Unary with 200 backends, each with a route for instances of its own, instead of 1
+    Backends,
+    /// Unary beside 5,000 connections that are idle instead of none
+    Open,
     /// Unary with `threads = 2` on two cores instead of 1 on one
     Threads,
 }
@@ -51,6 +55,9 @@ pub(crate) struct Arm {
     pub(crate) threads: usize,
     pub(crate) cores: &'static str,
     pub(crate) more_rules: usize,
+    pub(crate) more_backends: usize,
+    /// Connections that do nothing meanwhile.
+    pub(crate) idle: usize,
 }
 
 /// What casgate has to reach, as ratios.
@@ -65,7 +72,7 @@ pub(crate) struct Goals {
 
 impl Workload {
     /// Those of the usual run.
-    pub(crate) const USUAL: [Workload; 11] = [
+    pub(crate) const USUAL: [Workload; 13] = [
         Workload::Unary,
         Workload::Read,
         Workload::Write,
@@ -76,6 +83,8 @@ impl Workload {
         Workload::WanWrite,
         Workload::WanRead,
         Workload::Rules,
+        Workload::Backends,
+        Workload::Open,
         Workload::Threads,
     ];
 
@@ -92,6 +101,7 @@ impl Workload {
             Workload::Idle | Workload::Idle10000 => (Quantity::BytesPerConnection, goals(1.0, Some(0.7), None)),
             Workload::WanWrite | Workload::WanRead => (Quantity::BytesPerSecond, goals(0.80, None, None)),
             Workload::Rules | Workload::Threads => (Quantity::CpuPerCall, goals(1.05, None, None)),
+            Workload::Backends | Workload::Open => (Quantity::CpuPerCall, None),
         };
         let more = match self {
             Workload::Unary | Workload::Mixed => {
@@ -114,6 +124,8 @@ impl Workload {
             threads: 1,
             cores: "0",
             more_rules: 8,
+            more_backends: 0,
+            idle: 0,
         };
         let alone = arm(Contestant::Casgate);
         let named = |name: &str, arm: Arm| Arm {
@@ -137,6 +149,20 @@ impl Workload {
                 };
                 vec![named("10 rules", alone), named("100,000 rules", many)]
             }
+            Workload::Backends => {
+                let many = Arm {
+                    more_backends: 199,
+                    ..alone.clone()
+                };
+                vec![named("1 backend", alone), named("200 backends", many)]
+            }
+            Workload::Open => {
+                let many = Arm {
+                    idle: 5000,
+                    ..alone.clone()
+                };
+                vec![named("4 connections", alone), named("5,004 connections", many)]
+            }
             Workload::Threads => {
                 let two = Arm {
                     threads: 2,
@@ -156,7 +182,10 @@ impl Workload {
 
     /// Whether only casgate is measured, in two ways.
     pub(crate) fn is_of_casgate_alone(self) -> bool {
-        matches!(self, Workload::Rules | Workload::Threads)
+        matches!(
+            self,
+            Workload::Rules | Workload::Backends | Workload::Open | Workload::Threads
+        )
     }
 
     /// Whether it goes over a line with a delay.
@@ -168,7 +197,9 @@ impl Workload {
     pub(crate) async fn run(self, target: &Target<'_>, span: Span, idle: usize) -> Result<Measure> {
         let find = Call::find()?;
         match self {
-            Workload::Unary | Workload::Rules | Workload::Threads => load::closed(target, (4, 16), &[find], span).await,
+            Workload::Unary | Workload::Rules | Workload::Backends | Workload::Open | Workload::Threads => {
+                load::closed(target, (4, 16), &[find], span).await
+            }
             Workload::Read => load::closed(target, (2, 4), &[Call::read(4 * MIB)?], span).await,
             Workload::Write => load::closed(target, (2, 4), &[Call::write(4 * MIB)?], span).await,
             Workload::Connect => load::connections(target, 4, &find, span).await,
@@ -199,6 +230,7 @@ impl Arm {
             cores: self.cores,
             threads: self.threads,
             more_rules: self.more_rules,
+            more_backends: self.more_backends,
             ..setup
         }
     }
