@@ -231,7 +231,10 @@ async fn run<O: Outbox>(
             }
             // In a block: no clock is read where it does not drain.
             () = async { tokio::time::sleep(GRACE).await }, if is_draining => {
-                if ticket.idle().is_some_and(|idle| idle >= GRACE) && !connection.has_streams() {
+                let limits = caller.view().live.snapshot.limits;
+                // The end of an answer may still be on its way to a client that is slow.
+                let grace = if gather.has_waiting() { limits.stall_timeout.max(GRACE) } else { GRACE };
+                if ticket.idle().is_some_and(|idle| idle >= grace) && !connection.has_streams() {
                     return;
                 }
             }

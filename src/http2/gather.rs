@@ -23,6 +23,9 @@ pub(crate) trait Outbox: AsyncRead + Unpin {
     /// Takes bytes to write; gives how many. Pending when no more may wait and the connection takes none.
     fn poll_put(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
 
+    /// Whether anything waits to be written.
+    fn has_waiting(&self) -> bool;
+
     /// Writes what waits. When that is not possible now, the task is woken when it is.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -43,6 +46,11 @@ impl<O: Outbox> Gather<O> {
     /// The same connection.
     pub(crate) fn share(&self) -> Gather<O> {
         Gather(Arc::clone(&self.0))
+    }
+
+    /// Whether anything waits to be written.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.0.lock().has_waiting()
     }
 
     /// Writes what waits. When that is not possible now, the task is woken when it is.

@@ -107,6 +107,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Outbox for Clear<IO> {
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 
+    fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_write_out(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)

@@ -102,14 +102,13 @@ impl<T: Tls> Records<T> {
         while !self.rest.is_empty() {
             let written = self.tls.writer().write(&self.rest)?;
             self.encrypted += written;
-            if written == self.rest.len() {
-                // Not kept: an idle connection has none.
-                self.rest = Vec::new();
-            } else {
-                self.rest.drain(..written);
+            self.rest.drain(..written);
+            if !self.rest.is_empty() {
                 ready!(self.poll_write_out(cx))?;
             }
         }
+        // Not kept: an idle connection has none.
+        self.rest = Vec::new();
         Poll::Ready(Ok(()))
     }
 }
@@ -146,6 +145,10 @@ impl<T: Tls> Outbox for Records<T> {
             }
             ready!(self.poll_write_out(cx))?;
         }
+    }
+
+    fn has_waiting(&self) -> bool {
+        !self.rest.is_empty() || self.encrypted > 0
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

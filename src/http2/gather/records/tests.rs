@@ -86,6 +86,22 @@ async fn all_records_but_the_last_are_full_however_it_is_written() {
     assert_eq!(records(&bytes[..length]), [full, full, full, 27 + OVERHEAD]);
 }
 
+/// Also when what waited has become full records with what came after it.
+#[tokio::test]
+async fn nothing_is_kept_when_all_is_written() {
+    let (server, mut client) = connection(1024 * 1024).await;
+    let mut gather = Gather::new(Records::new(Box::new(server)));
+    for length in [300, 2 * RECORD - 300] {
+        gather.write_all(&vec![0; length]).await.unwrap();
+        assert!(gather.has_waiting());
+    }
+    let flush = gather.share();
+    poll_fn(|cx| flush.poll_flush_all(cx)).await.unwrap();
+    assert!(!gather.has_waiting());
+    assert_eq!(gather.0.lock().rest.capacity(), 0);
+    client.read_exact(&mut vec![0; 2 * RECORD]).await.unwrap();
+}
+
 /// Pieces of all sizes, over a pipe that takes few bytes at a time, arrive in their order.
 #[tokio::test]
 async fn a_narrow_pipe_loses_nothing() {
