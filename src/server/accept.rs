@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::sockets;
 use super::worker::{Door, Newcomer};
 use crate::live::Shared;
 use crate::snapshot::listen::ListenerId;
@@ -21,8 +22,11 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(|draining| *draining) => return,
         };
-        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address))) {
+        let accepted = accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address)));
+        match accepted {
             Ok((tcp, address)) => {
+                // One that is gone already is found to be so where it is read.
+                let _gone = sockets::prepare_accepted(&tcp);
                 if is_out {
                     is_out = false;
                     tracing::info!(target: "casgate::accept", listener = %id.address, "connections are accepted again");

@@ -45,7 +45,8 @@ impl Inherited {
             None => bind(address),
         };
         let listen = socket.and_then(|socket| {
-            prepare(&socket)?;
+            socket.set_nonblocking(true)?;
+            prepare(&socket2::SockRef::from(&socket))?;
             tokio::net::TcpListener::from_std(socket)
         });
         listen.map_err(|error| StartError::Listen { key, address, error })
@@ -79,10 +80,18 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Sets what all connections are to have once, at the socket that they come from: Linux hands it down (tcp(7)).
-fn prepare(listener: &TcpListener) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let socket = socket2::SockRef::from(listener);
+/// Sees to it that a connection has what its listener was to hand down. One that came to an inherited socket before this
+/// program did has not.
+pub(super) fn prepare_accepted(tcp: &std::net::TcpStream) -> io::Result<()> {
+    let socket = socket2::SockRef::from(tcp);
+    if socket.keepalive()? {
+        return Ok(());
+    }
+    prepare(&socket)
+}
+
+/// Sets what all connections are to have, once at the socket that they come from: Linux hands it down (tcp(7)).
+fn prepare(socket: &socket2::Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
@@ -98,6 +107,8 @@ mod tests {
     #[tokio::test]
     async fn a_connection_has_what_its_listener_was_given() {
         let own = TcpListener::bind("127.0.0.1:0").unwrap();
+        // One that is there before the program.
+        let _early = std::net::TcpStream::connect(own.local_addr().unwrap()).unwrap();
         let address = own.local_addr().unwrap();
         for mut inherited in [Inherited::default(), Inherited(vec![(address, own)])] {
             let wanted = inherited
@@ -108,7 +119,8 @@ mod tests {
             let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
                 .await
                 .unwrap();
-            let (accepted, _) = listener.accept().await.unwrap();
+            let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+            prepare_accepted(&accepted).unwrap();
             let socket = socket2::SockRef::from(&accepted);
             assert!(socket.tcp_nodelay().unwrap());
             assert!(socket.keepalive().unwrap());
