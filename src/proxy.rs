@@ -136,6 +136,7 @@ async fn try_handle(
     };
     held.check(&permit)?;
     record.allowed(&view.live, &permit);
+    // Nothing was waited for since the name was read: its DATA woke the connection, which so has the room when it goes on.
     caller.make_room(&permit);
     let _place = match view.meter(permit.rule()) {
         Some(meter) => Box::pin(metered::admit(caller, meter, &permit, &mut upload, answer, &mut held)).await?,

@@ -31,8 +31,9 @@ const PUSH_CONNECTION: u32 = 64 * 1024 * 1024;
 /// Bytes of one upload, of which half may have gone before the client is told that there is room again: enough for 1 Gbit/s
 /// over 40 ms.
 const PUSH: u32 = 7 * 1024 * 1024;
-/// How soon a client is told of another window that has not answered to the one before.
+/// How soon it is tried to tell a client of another window that has not answered to the one before; twice as long each time.
 const AGAIN: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The bytes that all connections together may have waiting.
 #[derive(Debug)]
@@ -54,6 +55,17 @@ pub(super) enum Need {
     Uploads,
 }
 
+/// What a client does not know yet.
+#[derive(Clone, Copy, Debug)]
+struct Untold {
+    /// The window of a single stream.
+    stream: u32,
+    /// When to try to tell it.
+    at: Instant,
+    /// And when again, after that.
+    pause: Duration,
+}
+
 /// The window of one connection, which counts until dropped.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -61,7 +73,7 @@ pub(super) struct Window {
     need: Need,
     given: u64,
     /// What the client is still to be told of a single stream, and when to try that.
-    untold: Option<(u32, Instant)>,
+    untold: Option<Untold>,
 }
 
 impl Need {
@@ -125,7 +137,7 @@ impl Window {
     pub(super) async fn wanted(&self) {
         let told = async {
             match self.untold {
-                Some((_, at)) => tokio::time::sleep_until(at.into()).await,
+                Some(untold) => tokio::time::sleep_until(untold.at.into()).await,
                 None => self.caller.hurry.notified().await,
             }
         };
@@ -155,9 +167,13 @@ impl Window {
             self.need = need;
             self.take(need, connection);
         }
-        if let Some((stream, _)) = self.untold {
+        if let Some(Untold { stream, pause, .. }) = self.untold {
             let told = connection.set_initial_window_size(stream);
-            self.untold = told.is_err().then(|| (stream, Instant::now() + AGAIN));
+            self.untold = told.is_err().then(|| Untold {
+                stream,
+                at: Instant::now() + pause,
+                pause: (2 * pause).min(LONGEST_PAUSE),
+            });
         }
     }
 
@@ -187,7 +203,11 @@ impl Window {
         connection.set_target_window_size(window);
         if need == Need::Uploads {
             let stream = (window / (PUSH_CONNECTION / PUSH)).min(PUSH);
-            self.untold = (stream > LEAST).then(|| (stream, Instant::now()));
+            self.untold = (stream > LEAST).then(|| Untold {
+                stream,
+                at: Instant::now(),
+                pause: AGAIN,
+            });
         }
     }
 

@@ -235,6 +235,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_number_of_a_method_is_its_place() {
+        for (place, method) in Method::ALL.iter().enumerate() {
+            assert_eq!(*method as usize, place, "{method:?}");
+        }
+    }
+
+    #[test]
     fn every_method_is_found_by_its_exact_path_only() {
         for method in Method::ALL {
             let path = method.path();
