@@ -125,14 +125,14 @@ impl<T: Tls> Outbox for Records<T> {
             ready!(self.poll_write_out(cx))?;
         }
         let length: usize = slices.iter().map(|slice| slice.len()).sum();
-        if self.rest.len() + length < RECORD {
-            for slice in slices {
-                self.rest.extend_from_slice(slice);
-            }
-            return Poll::Ready(Ok(length));
-        }
         loop {
             let waits = self.rest.len();
+            if waits + length < RECORD {
+                for slice in slices {
+                    self.rest.extend_from_slice(slice);
+                }
+                return Poll::Ready(Ok(length));
+            }
             let written = self.encrypt(slices, (waits + length) / RECORD * RECORD)?;
             if written > waits {
                 self.rest.clear();
