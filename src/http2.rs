@@ -5,6 +5,7 @@ pub(crate) mod heads;
 pub(crate) mod read_ahead;
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -22,6 +23,19 @@ pub(crate) const MAX_FRAME_SIZE: u32 = 64 * 1024;
 pub(crate) const MAX_SEND_BUFFER: usize = 512 * 1024;
 /// Largest header list, in bytes as RFC 9113, 6.5.2 counts them.
 pub(crate) const MAX_HEADER_LIST: u32 = 16 * 1024;
+
+/// Sets what a TCP connection is to have, or a socket that connections come from: small frames go at once, and a peer that is
+/// gone is noticed while nothing is sent.
+///
+/// # Errors
+/// What the operating system says.
+pub(crate) fn prepare(socket: &socket2::Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15));
+    socket.set_tcp_keepalive(&keepalive)
+}
 
 /// Probes a peer with PINGs while `has_streams`, and ends when it does not answer. casd and other gRPC servers close a
 /// connection that is pinged while idle, so an idle one is left alone (grpc doc/keepalive.md).
@@ -89,13 +103,7 @@ pub(crate) async fn send_within(
             continue;
         }
         let capacity = poll_fn(|cx| stream.poll_capacity(cx));
-        let capacity = match patience {
-            None => capacity.await,
-            Some(patience) => tokio::time::timeout(patience, capacity)
-                .await
-                .map_err(|_| Stopped::Stalled)?,
-        };
-        match capacity {
+        match within(patience, capacity).await.ok_or(Stopped::Stalled)? {
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return Err(Stopped::Closed),
         }

@@ -18,6 +18,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) use clear::Clear;
 pub(crate) use records::Records;
 
+/// Slices of one write that are looked at, and what waits before them.
+const SLICES: usize = 8;
+
+/// The first bytes, so many, of what waits and of what follows it; and how many slices they are in.
+fn behind<'a>(waiting: &'a [u8], slices: &'a [IoSlice<'a>], most: usize) -> ([IoSlice<'a>; SLICES], usize) {
+    let mut parts = [IoSlice::new(&[]); SLICES];
+    let (mut left, mut number) = (most, 0);
+    let all = [waiting].into_iter().chain(slices.iter().map(|slice| &**slice));
+    for (place, slice) in parts.iter_mut().zip(all) {
+        let part = slice.get(..left.min(slice.len())).unwrap_or_default();
+        *place = IoSlice::new(part);
+        left -= part.len();
+        number += 1;
+    }
+    (parts, number)
+}
+
 /// A connection that keeps what is to be written until it is flushed, or has enough of it.
 pub(crate) trait Outbox: AsyncRead + Unpin {
     /// Takes bytes to write; gives how many. Pending when no more may wait and the connection takes none.

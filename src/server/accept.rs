@@ -22,8 +22,7 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(|draining| *draining) => return,
         };
-        let accepted = accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address)));
-        match accepted {
+        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address))) {
             Ok((tcp, address)) => {
                 // One that is gone already is found to be so where it is read.
                 let _gone = sockets::prepare_accepted(&tcp);

@@ -3,11 +3,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
 
 use listenfd::ListenFd;
 
 use super::StartError;
+use crate::http2;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -46,7 +46,8 @@ impl Inherited {
         };
         let listen = socket.and_then(|socket| {
             socket.set_nonblocking(true)?;
-            prepare(&socket2::SockRef::from(&socket))?;
+            // Once for all connections that come from it: Linux hands it down (tcp(7)).
+            http2::prepare(&socket2::SockRef::from(&socket))?;
             tokio::net::TcpListener::from_std(socket)
         });
         listen.map_err(|error| StartError::Listen { key, address, error })
@@ -87,21 +88,14 @@ pub(super) fn prepare_accepted(tcp: &std::net::TcpStream) -> io::Result<()> {
     if socket.keepalive()? {
         return Ok(());
     }
-    prepare(&socket)
-}
-
-/// Sets what all connections are to have, once at the socket that they come from: Linux hands it down (tcp(7)).
-fn prepare(socket: &socket2::Socket) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15));
-    socket.set_tcp_keepalive(&keepalive)
+    http2::prepare(&socket)
 }
 
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]

@@ -112,12 +112,7 @@ impl Dialer {
 
 async fn tcp(host: &str, port: u16, begin: usize) -> io::Result<TcpStream> {
     let stream = address::connect(host, port, begin).await?;
-    stream.set_nodelay(true)?;
-    socket2::SockRef::from(&stream).set_tcp_keepalive(
-        &socket2::TcpKeepalive::new()
-            .with_time(Duration::from_secs(60))
-            .with_interval(Duration::from_secs(15)),
-    )?;
+    http2::prepare(&socket2::SockRef::from(&stream))?;
     Ok(stream)
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Outbox;
+use super::{Outbox, behind};
 
 /// Writes below this size wait for others. What is larger gains nothing by another copy.
 const SMALL: usize = 32 * 1024;
@@ -16,8 +16,6 @@ const SMALL: usize = 32 * 1024;
 const MOST: usize = 64 * 1024;
 /// A buffer that has grown beyond this is given back when it is empty.
 const KEPT: usize = 4 * 1024;
-/// Slices of one write that are looked at, and what waits before them.
-const SLICES: usize = 8;
 
 /// A connection as it is.
 #[derive(Debug)]
@@ -93,12 +91,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Outbox for Clear<IO> {
         if waits == 0 {
             return Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         }
-        let mut all = [IoSlice::new(&[]); SLICES];
-        let waiting = [IoSlice::new(self.waiting.get(self.written..).unwrap_or_default())];
-        for (place, slice) in all.iter_mut().zip(waiting.iter().chain(slices)) {
-            *place = *slice;
-        }
-        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &all))?;
+        let waiting = self.waiting.get(self.written..).unwrap_or_default();
+        let (parts, number) = behind(waiting, slices, usize::MAX);
+        let parts = parts.get(..number).unwrap_or_default();
+        let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, parts))?;
         self.advance(written.min(waits));
         if written > waits {
             return Poll::Ready(Ok(written - waits));

@@ -11,7 +11,7 @@ use rustls::Writer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
-use super::Outbox;
+use super::{Outbox, behind};
 
 /// The most that a record has of what is encrypted (RFC 8446, 5.1), in bytes.
 const RECORD: usize = 16 * 1024;
@@ -19,8 +19,6 @@ const RECORD: usize = 16 * 1024;
 const ENOUGH: usize = 64 * 1024;
 /// So much may wait at most: what was not enough, and one write more.
 const MOST: usize = 256 * 1024;
-/// Slices of one write that are looked at, and what waits before them.
-const SLICES: usize = 8;
 
 /// A TLS connection whose session can be had.
 pub(crate) trait Tls: AsyncRead + AsyncWrite + Unpin {
@@ -79,16 +77,7 @@ impl<T: Tls> Records<T> {
 
     /// Encrypts so much of what waits and of what follows; gives how much it was.
     fn encrypt(&mut self, slices: &[IoSlice<'_>], most: usize) -> io::Result<usize> {
-        let mut parts = [IoSlice::new(&[]); SLICES];
-        let mut left = most;
-        let mut number = 0;
-        let rest = [IoSlice::new(&self.rest)];
-        for (place, slice) in parts.iter_mut().zip(rest.iter().chain(slices)) {
-            let part = slice.get(..left.min(slice.len())).unwrap_or_default();
-            *place = IoSlice::new(part);
-            left -= part.len();
-            number += 1;
-        }
+        let (parts, number) = behind(&self.rest, slices, most);
         let written = self
             .tls
             .writer()
