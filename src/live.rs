@@ -1,5 +1,7 @@
 //! The running configuration: a snapshot with what it needs to be used, behind one pointer that a reload swaps.
 
+mod allowed;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
@@ -7,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use allowed::Allowed;
 use arc_swap::ArcSwap;
-use prometheus::IntCounter;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
@@ -18,7 +20,6 @@ use crate::config::{self, Loaded, Problems, Source};
 use crate::connection::{Census, Parties, Windows};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
-use crate::policy::rights::Right;
 use crate::proxy::completeness::Known;
 use crate::route::BackendId;
 use crate::sandbox::{Outside, Sandbox};
@@ -35,7 +36,7 @@ pub struct Live {
     /// Where pushes are noted.
     pub audit: Option<Audit>,
     backends: Vec<Arc<Backend>>,
-    allowed: Vec<Vec<IntCounter>>,
+    allowed: Allowed,
 }
 
 /// What all threads share: the running configuration, and the signals that change it.
@@ -120,13 +121,7 @@ impl Live {
 
     /// Counts a decision that allowed a call.
     pub fn count_allowed(&self, permit: &Permit) {
-        if let Some(counter) = self
-            .allowed
-            .get(permit.rule().index())
-            .and_then(|counters| counters.get(permit.right() as usize))
-        {
-            counter.inc();
-        }
+        self.allowed.count(permit, self.snapshot.policy.rules());
     }
 
     /// Puts a snapshot into use. Backends of `before` that did not change are kept, with their connections.
@@ -163,19 +158,7 @@ impl Live {
         for (what, end) in ends(&snapshot) {
             metrics.not_after.with_label_values(&[&what]).set(end);
         }
-        let allowed = snapshot
-            .policy
-            .rules()
-            .iter()
-            .map(|rule| {
-                let counter = |right: Right| {
-                    metrics
-                        .decisions
-                        .with_label_values(&["allow", &*rule.name, right.name(), ""])
-                };
-                Right::ALL.into_iter().map(counter).collect()
-            })
-            .collect();
+        let allowed = Allowed::new(snapshot.policy.rules().len(), metrics.decisions.clone());
         Ok(Live {
             snapshot,
             audit,

@@ -124,6 +124,10 @@ async fn decisions_are_counted_by_rule_right_and_reason() {
         let (right, reason) = (format!("right=\"{right}\""), format!("reason=\"{reason}\""));
         assert_eq!(count(&["decision=\"deny\"", &right, &reason]), 1.0, "{right} {reason}");
     }
+    // The right of the rule that was used, and nothing of all that was not.
+    let metrics = gate.metrics();
+    let series = metrics.lines().filter(|line| line.starts_with("casgate_decisions_total{"));
+    assert_eq!(series.count(), 4, "{metrics}");
 }
 
 #[tokio::test]
