@@ -8,6 +8,7 @@
 //! right, so that what a caller writes is what it reads. Nothing here reads a file, a socket or a clock.
 
 pub mod identity;
+mod index;
 pub mod instance;
 pub mod kindness;
 pub mod method;
@@ -22,6 +23,7 @@ pub mod uris;
 use std::sync::Arc;
 
 use identity::{Identity, printable};
+use index::Index;
 use instance::{InstanceName, InstancePattern};
 use kindness::Kindness;
 use method::Method;
@@ -70,6 +72,7 @@ impl RuleId {
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     rules: Vec<Rule>,
+    index: Index,
 }
 
 /// What the rules give to one identity, found once for a connection and a snapshot.
@@ -211,7 +214,8 @@ pub enum Because {
 impl Policy {
     /// The policy of these rules, in this order.
     pub fn new(rules: Vec<Rule>) -> Policy {
-        Policy { rules }
+        let index = Index::new(rules.iter().map(|rule| &rule.pattern));
+        Policy { rules, index }
     }
 
     /// The rules, by the index of their [`RuleId`].
@@ -231,12 +235,12 @@ impl Policy {
             ever: Rights::NONE,
         };
         let mut never = Rights::NONE;
-        for (index, rule) in (0u32..).zip(&self.rules) {
+        for id in self.index.candidates(identity, issuers).into_iter().map(RuleId) {
+            let Some(rule) = self.rules.get(id.index()) else { continue };
             let fit = rule.pattern.fit(identity, issuers);
             if fit == Fit::Different {
                 continue;
             }
-            let id = RuleId(index);
             standing.is_known |= fit == Fit::Equal;
             if fit == Fit::Equal && !rule.allow.is_empty() {
                 standing.rules.push(id);

@@ -167,7 +167,7 @@ impl CertificatePattern {
             Part::Uri => self.uri.as_ref().map(UriPattern::to_string),
             Part::Dns => self.dns.clone(),
             Part::Email => self.email.clone(),
-            Part::Serial => self.serial.as_ref().map(|serial| serial.0.to_string()),
+            Part::Serial => self.serial.as_ref().map(Serial::to_string),
             Part::Sha256 => self.sha256.map(hex),
             Part::SpkiSha256 => self.spki_sha256.map(hex),
             Part::IssuedBy => self.issued_by.as_deref().map(str::to_owned),
@@ -231,6 +231,12 @@ impl Serial {
             return None;
         }
         Some(Serial(digits.trim_start_matches('0').to_ascii_lowercase().into()))
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

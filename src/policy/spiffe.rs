@@ -70,6 +70,12 @@ impl UriPattern {
         }
     }
 
+    /// Whether it means one URI, which is its text.
+    pub fn is_one(&self) -> bool {
+        let is_open = |path: &Path| path.rest || path.components.iter().any(|component| **component == *"*");
+        !self.path.as_ref().is_some_and(is_open)
+    }
+
     /// Whether these names could be those of somebody else as well: a certificate has exactly one SPIFFE ID (SPIFFE
     /// X509-SVID, section 2), and one that shows two is nobody.
     pub fn is_ambiguous(&self, uris: &[String]) -> bool {
