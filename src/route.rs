@@ -1,5 +1,9 @@
 //! Which backend serves a call, and what the instance is called there.
 
+mod places;
+
+use places::Places;
+
 use crate::policy::instance::{InstanceName, InstancePattern};
 use crate::policy::method::Service;
 use crate::policy::rewrite::InstanceRewrite;
@@ -69,7 +73,17 @@ pub struct Instances {
 
 /// The routes of every service; a service without one is not served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Routes([Vec<(Instances, Route)>; Service::ROUTED.len()]);
+pub struct Routes([ServiceRoutes; Service::ROUTED.len()]);
+
+/// The routes of one service, in the order of the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct ServiceRoutes {
+    all: Vec<(Instances, Route)>,
+    /// Where those are that are for some instances only.
+    places: Places,
+    /// Where the one is that is for all others.
+    for_all: Option<usize>,
+}
 
 /// Where a call goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +97,11 @@ pub struct Way {
 impl Routes {
     /// Every service to one backend.
     pub fn all_to(backend: BackendId) -> Routes {
-        let everything = || vec![(Instances::default(), Route::to(backend))];
+        let everything = || ServiceRoutes {
+            all: vec![(Instances::default(), Route::to(backend))],
+            for_all: Some(0),
+            places: Places::default(),
+        };
         Routes(std::array::from_fn(|_| everything()))
     }
 
@@ -92,30 +110,34 @@ impl Routes {
         let Some(routes) = self.0.get_mut(service as usize) else {
             return false;
         };
-        let is_there = routes.iter().any(|(other, _)| other.only == instances.only);
-        routes.push((instances, route));
+        let is_there = routes.all.iter().any(|(other, _)| other.only == instances.only);
+        let place = routes.all.len();
+        match &instances.only {
+            Some(only) => routes.places.add(place, only),
+            None => _ = routes.for_all.get_or_insert(place),
+        }
+        routes.all.push((instances, route));
         is_there
     }
 
     /// The routes of a service, in the order of the file. Capabilities without one has those of CAS.
     pub fn of(&self, service: Service) -> &[(Instances, Route)] {
-        let own = self.0.get(service as usize).map_or(&[][..], Vec::as_slice);
-        match service {
-            Service::Capabilities if own.is_empty() => self.of(Service::Cas),
-            _ => own,
-        }
+        self.routes(service).map_or(&[], |routes| &routes.all)
     }
 
     /// The way of a call of a service on an instance, by the name that the rules leave it; `None` for a call that does not
     /// tell it. The first route that is for the instance, else the one that is for all.
     pub fn pick(&self, service: Service, instance: Option<&InstanceName>) -> Option<Way> {
-        let routes = self.of(service);
-        let for_it = routes.iter().find_map(|(instances, route)| {
-            let pattern = instances.only.iter().flatten().find(|only| matches(only, instance))?;
-            Some((instances, route, Some(pattern)))
+        let ServiceRoutes { all, places, for_all } = self.routes(service)?;
+        let for_it = instance.and_then(|name| {
+            places.first(name, |place| {
+                let (instances, route) = all.get(place)?;
+                let pattern = instances.only.iter().flatten().find(|only| only.matches(name))?;
+                Some((instances, route, Some(pattern)))
+            })
         });
         let (instances, route, pattern) = for_it.or_else(|| {
-            let (instances, route) = routes.iter().find(|(instances, _)| instances.only.is_none())?;
+            let (instances, route) = all.get((*for_all)?)?;
             Some((instances, route, None))
         })?;
         let rewritten = match (&instances.rewrite, instance) {
@@ -127,11 +149,15 @@ impl Routes {
             rewritten: rewritten.filter(|name| Some(name) != instance),
         })
     }
+
+    fn routes(&self, service: Service) -> Option<&ServiceRoutes> {
+        match service {
+            Service::Capabilities if self.0.get(service as usize)?.all.is_empty() => self.routes(Service::Cas),
+            _ => self.0.get(service as usize),
+        }
+    }
 }
 
-fn matches(pattern: &InstancePattern, instance: Option<&InstanceName>) -> bool {
-    instance.is_some_and(|name| pattern.matches(name))
-}
 
 #[cfg(test)]
 mod tests {

@@ -69,6 +69,11 @@ impl InstanceName {
         self.0.split('/').filter(|component| !component.is_empty())
     }
 
+    /// Its first component; none for the empty name.
+    pub fn first(&self) -> Option<&str> {
+        self.components().next()
+    }
+
     /// This name with the components of another one behind it. It may be longer than [`MAX_LENGTH`], by as much as the
     /// other one has.
     pub(super) fn join<'a>(&self, components: impl Iterator<Item = &'a str>) -> InstanceName {
@@ -161,6 +166,14 @@ impl InstancePattern {
             }
         }
         Ok(InstancePattern { components, rest })
+    }
+
+    /// The component that every name which it matches begins with; none where a wildcard comes first, or nothing.
+    pub fn first(&self) -> Option<&str> {
+        match self.components.first()? {
+            Component::Any => None,
+            Component::Exactly(component) => Some(component),
+        }
     }
 
     /// How many components it has, without `**`.
