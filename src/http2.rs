@@ -72,6 +72,16 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, chunk: Bytes, end_of_st
     }
 }
 
+/// Sends the first chunk of a stream that a client has opened this moment, whatever the window allows: h2 keeps it until it
+/// may go. h2 gives such a stream no window before its headers are on their way, so that a chunk which waits for it goes
+/// a write and two wake-ups later than they do. Only for what is in memory anyway: the window does not bound it.
+///
+/// # Errors
+/// When the stream was reset or the connection ended.
+pub(crate) fn send_first(stream: &mut SendStream<Bytes>, chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
+    stream.send_data(chunk, end_of_stream).map_err(|_| Closed)
+}
+
 /// Why a chunk was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stopped {
@@ -142,4 +152,53 @@ pub(crate) fn is_unprocessed(error: &h2::Error) -> bool {
         Reason::REFUSED_STREAM
     };
     error.is_remote() && (error.is_go_away() || error.is_reset()) && error.reason() == Some(expected)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::pin::Pin;
+
+    use futures_util::FutureExt;
+    use http::Request;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A server's SETTINGS with nothing in them (RFC 9113, 6.5).
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+    /// Type and flags of each frame.
+    fn frames(mut bytes: &[u8]) -> Vec<(u8, u8)> {
+        let mut frames = Vec::new();
+        while let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = bytes {
+            let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+            frames.push((*kind, *flags));
+            bytes = rest.get(length..).unwrap_or_default();
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn the_first_chunk_leaves_with_the_headers() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        far.write_all(&SETTINGS).await.unwrap();
+        let (mut sender, mut connection) = h2::client::handshake(near).await.unwrap();
+        // Once, as after an event.
+        let mut drive = || poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx).is_pending())).now_or_never();
+        drive().unwrap();
+        let mut read = || {
+            let mut bytes = vec![0; 4096];
+            let length = far.read(&mut bytes).now_or_never().unwrap().unwrap();
+            bytes.truncate(length);
+            bytes
+        };
+        read();
+        let (_answer, mut body) = sender.send_request(Request::new(()), false).unwrap();
+        send_first(&mut body, Bytes::from_static(b"chunk"), true).unwrap();
+        drive().unwrap();
+        // HEADERS with END_HEADERS, DATA with END_STREAM (RFC 9113, 6.1 and 6.2).
+        assert_eq!(frames(&read()), [(1, 4), (0, 1)]);
+    }
 }

@@ -200,13 +200,18 @@ impl Upload {
             }
             while let Some(chunk) = self.kept.get(self.sent).cloned() {
                 let is_last = self.ended && self.sent + 1 == self.kept.len();
+                // A longer one waits for the window: no more is read meanwhile, and all of it can be sent again.
+                let is_short = self.sent == 0 && self.replayable && chunk.len() <= PIECE;
                 self.sent += 1;
                 if let Some(pace) = &mut self.pace {
                     pace.pass(chunk.len()).await;
                 }
-                http2::send(to, chunk, is_last)
-                    .await
-                    .map_err(|Closed| Stop::BackendClosed)?;
+                let sent = if is_short {
+                    http2::send_first(to, chunk, is_last)
+                } else {
+                    http2::send(to, chunk, is_last).await
+                };
+                sent.map_err(|Closed| Stop::BackendClosed)?;
                 self.release(self.owed);
                 if is_last {
                     return Ok(());

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use casgate::policy::method::Method;
+use futures_util::FutureExt;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::harness::backend::{Backend, Exchange, Options, Place, echo, head, send, silent, status, unary};
@@ -292,5 +293,22 @@ async fn a_thousand_streams_are_announced_and_run_at_once() {
     for call in calls {
         let reply = call.reply().await;
         assert_eq!(reply.code(), Some(0), "{reply:?}");
+    }
+}
+
+/// A backend that gets the headers alone is woken twice for each call, and so is the gate.
+#[tokio::test]
+async fn a_short_request_reaches_the_backend_in_one_piece() {
+    let backend = Backend::start(|mut exchange: Exchange| async move {
+        // What came with the headers, and nothing that comes later.
+        let first = exchange.read().now_or_never().flatten().unwrap_or_default();
+        exchange.answer(first).await;
+    });
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut client = gate.client("root").await;
+    let request = grpc::request(Method::FindMissingBlobs, "");
+    for _ in 0..20 {
+        let answer = client.send(grpc_request(Method::FindMissingBlobs.path()), request.clone()).await;
+        assert_eq!(answer.body, request);
     }
 }
