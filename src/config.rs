@@ -101,6 +101,14 @@ fn collect(path: &Path, file: File) -> Loaded {
 }
 
 impl Source {
+    /// Whether one of the files says something else by now. They are read, but not parsed: as long as none has changed,
+    /// they name the same files.
+    pub fn has_changed(&self) -> bool {
+        let contents: Vec<(&Path, Content)> = self.files.iter().map(|path| (&**path, content(path))).collect();
+        let now = Source::of(contents.iter().map(|(path, content)| (*path, content)));
+        now.fingerprint != self.fingerprint
+    }
+
     fn of<'a>(files: impl IntoIterator<Item = (&'a Path, &'a Content)>) -> Source {
         let mut source = Source::default();
         let mut hash = Context::new(&SHA256);
@@ -203,5 +211,36 @@ impl Loaded {
             Key::Good(listen) => Some(listen),
             Key::Absent | Key::Bad(_) => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_configuration_has_changed_when_one_of_its_files_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("casgate.toml");
+        let text = "[listen]\ncertificate = \"server.crt\"\nkey = \"missing.key\"\n";
+        for write in [
+            &|| fs::write(&path, text.replace("missing", "other")).unwrap(),
+            &|| fs::write(dir.path().join("server.crt"), "another").unwrap(),
+            &|| fs::write(dir.path().join("missing.key"), "").unwrap(),
+            &|| fs::remove_file(dir.path().join("server.crt")).unwrap(),
+            &|| fs::remove_file(&path).unwrap(),
+        ] as [&dyn Fn(); 5]
+        {
+            fs::write(&path, text).unwrap();
+            fs::write(dir.path().join("server.crt"), "one").unwrap();
+            let _absent = fs::remove_file(dir.path().join("missing.key"));
+            let source = load(&path).unwrap().source;
+            assert!(!source.has_changed());
+            fs::write(dir.path().join("beside"), text).unwrap();
+            assert!(!source.has_changed());
+            write();
+            assert!(source.has_changed());
+        }
     }
 }

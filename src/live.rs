@@ -245,8 +245,9 @@ impl Shared {
 
     /// Whether a file says something else than when it was read last.
     pub async fn has_changed(&self) -> bool {
-        let last = self.tried.lock().await.fingerprint;
-        self.read().await.0.fingerprint != last
+        let last = self.tried.lock().await.clone();
+        let changed = tokio::task::spawn_blocking(move || last.has_changed()).await;
+        changed.unwrap_or(true)
     }
 
     /// The files whose content decides what a reload does.
