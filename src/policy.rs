@@ -236,7 +236,9 @@ impl Policy {
         };
         let mut never = Rights::NONE;
         for id in self.index.candidates(identity, issuers).into_iter().map(RuleId) {
-            let Some(rule) = self.rules.get(id.index()) else { continue };
+            let Some(rule) = self.rules.get(id.index()) else {
+                continue;
+            };
             let fit = rule.pattern.fit(identity, issuers);
             if fit == Fit::Different {
                 continue;

@@ -158,7 +158,6 @@ impl Routes {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]

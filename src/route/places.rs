@@ -44,7 +44,11 @@ mod tests {
     fn the_first_route_that_matches_is_found_as_if_all_were_looked_at() {
         let texts = ["", "a", "b", "a/b", "a/**", "b/*", "*", "*/b", "**"];
         let patterns = texts.map(|text| InstancePattern::parse(text).unwrap());
-        let pairs = || patterns.iter().flat_map(|one| patterns.iter().map(move |other| (one, other)));
+        let pairs = || {
+            patterns
+                .iter()
+                .flat_map(|one| patterns.iter().map(move |other| (one, other)))
+        };
         for ((a, b), (c, d)) in pairs().flat_map(|pair| pairs().map(move |other| (pair, other))) {
             let routes = [[a.clone(), b.clone()], [c.clone(), d.clone()]];
             let mut places = Places::default();

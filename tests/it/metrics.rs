@@ -126,7 +126,9 @@ async fn decisions_are_counted_by_rule_right_and_reason() {
     }
     // The right of the rule that was used, and nothing of all that was not.
     let metrics = gate.metrics();
-    let series = metrics.lines().filter(|line| line.starts_with("casgate_decisions_total{"));
+    let series = metrics
+        .lines()
+        .filter(|line| line.starts_with("casgate_decisions_total{"));
     assert_eq!(series.count(), 4, "{metrics}");
 }
 

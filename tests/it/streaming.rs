@@ -308,7 +308,9 @@ async fn a_short_request_reaches_the_backend_in_one_piece() {
     let mut client = gate.client("root").await;
     let request = grpc::request(Method::FindMissingBlobs, "");
     for _ in 0..20 {
-        let answer = client.send(grpc_request(Method::FindMissingBlobs.path()), request.clone()).await;
+        let answer = client
+            .send(grpc_request(Method::FindMissingBlobs.path()), request.clone())
+            .await;
         assert_eq!(answer.body, request);
     }
 }
