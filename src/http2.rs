@@ -7,6 +7,7 @@ pub(crate) mod read_ahead;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -72,14 +73,46 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, chunk: Bytes, end_of_st
     }
 }
 
-/// Sends the first chunk of a stream that a client has opened this moment, whatever the window allows: h2 keeps it until it
-/// may go. h2 gives such a stream no window before its headers are on their way, so that a chunk which waits for it goes
-/// a write and two wake-ups later than they do. Only for what is in memory anyway: the window does not bound it.
-///
-/// # Errors
-/// When the stream was reset or the connection ended.
-pub(crate) fn send_first(stream: &mut SendStream<Bytes>, chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
-    stream.send_data(chunk, end_of_stream).map_err(|_| Closed)
+/// The longest first chunk that need not wait, in bytes.
+pub(crate) const SHORT: usize = 16 * 1024;
+
+/// Whether a server gives each new stream a window of [`SHORT`] bytes or more, as nearly all do (RFC 9113, 6.9.2: 65,535
+/// unless it says otherwise). It is not known before the first stream.
+#[derive(Debug, Default)]
+pub(crate) struct FirstWindow {
+    is_roomy: AtomicBool,
+}
+
+impl FirstWindow {
+    /// Sends the first chunk of a stream that was opened this moment, as [`send`] does. h2 gives such a stream no window before
+    /// its headers are on their way, so that a chunk which waits for it goes a write and two wake-ups later than they do.
+    /// A short one is handed to h2 at once where the window is known to be there.
+    ///
+    /// Not where it is not: a chunk that ends the request and waits in h2 for a window that never comes would keep the stream
+    /// for ever, once the server has ended its answer and the stream counts as closed.
+    ///
+    /// # Errors
+    /// When the stream was reset or the connection ended.
+    pub(crate) async fn send(
+        &self,
+        stream: &mut SendStream<Bytes>,
+        chunk: Bytes,
+        end_of_stream: bool,
+    ) -> Result<(), Closed> {
+        if self.is_roomy.load(Ordering::Relaxed) {
+            if chunk.len() <= SHORT {
+                return stream.send_data(chunk, end_of_stream).map_err(|_| Closed);
+            }
+        } else {
+            stream.reserve_capacity(SHORT);
+            poll_fn(|cx| stream.poll_capacity(cx))
+                .await
+                .and_then(Result::ok)
+                .ok_or(Closed)?;
+            self.is_roomy.store(stream.capacity() >= SHORT, Ordering::Relaxed);
+        }
+        send(stream, chunk, end_of_stream).await
+    }
 }
 
 /// Why a chunk was not sent.
@@ -195,10 +228,44 @@ mod tests {
             bytes
         };
         read();
-        let (_answer, mut body) = sender.send_request(Request::new(()), false).unwrap();
-        send_first(&mut body, Bytes::from_static(b"chunk"), true).unwrap();
-        drive().unwrap();
+        let first = FirstWindow::default();
+        let chunk = Bytes::from_static(b"chunk");
         // HEADERS with END_HEADERS, DATA with END_STREAM (RFC 9113, 6.1 and 6.2).
-        assert_eq!(frames(&read()), [(1, 4), (0, 1)]);
+        let (headers, data) = ((1, 4), (0, 1));
+        let mut answers = Vec::new();
+        for expected in [vec![headers], vec![headers, data], vec![headers, data]] {
+            let (answer, mut body) = sender.send_request(Request::new(()), false).unwrap();
+            answers.push(answer);
+            let mut send = Box::pin(first.send(&mut body, chunk.clone(), true));
+            let is_sent = send.as_mut().now_or_never().is_some();
+            drive().unwrap();
+            assert_eq!(frames(&read()), expected);
+            if !is_sent {
+                send.await.unwrap();
+                drive().unwrap();
+                assert_eq!(frames(&read()), [data]);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_waits_where_windows_are_small() {
+        let (near, mut far) = tokio::io::duplex(4096);
+        // SETTINGS_INITIAL_WINDOW_SIZE of 100 bytes.
+        far.write_all(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 100])
+            .await
+            .unwrap();
+        let (mut sender, mut connection) = h2::client::handshake(near).await.unwrap();
+        let mut drive = || poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx).is_pending())).now_or_never();
+        drive().unwrap();
+        let first = FirstWindow::default();
+        for _ in 0..3 {
+            let (_answer, mut body) = sender.send_request(Request::new(()), false).unwrap();
+            let mut send = Box::pin(first.send(&mut body, Bytes::from_static(&[0; 101]), true));
+            for _ in 0..3 {
+                assert!(send.as_mut().now_or_never().is_none());
+                drive().unwrap();
+            }
+        }
     }
 }

@@ -29,6 +29,7 @@ pub use health::Condition;
 use health::{Health, Number, Tried};
 use pool::Channel;
 use slots::Size;
+pub(crate) use stream::Body;
 pub use stream::{Head, Sent};
 
 /// One backend, with the connections of every thread to it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use h2::{RecvStream, SendStream};
+use h2::RecvStream;
 
 use super::metered::Pace;
 use super::prefix::{Progress, Reader, Refusal};
@@ -21,6 +21,7 @@ use crate::policy::instance::InstanceName;
 use crate::policy::method::{InstanceIn, Method};
 use crate::policy::resource;
 use crate::status::Rejection;
+use crate::upstream::Body;
 
 /// Requests up to this many bytes are kept until the answer begins, to be sent again where a backend has certainly not
 /// seen them.
@@ -192,7 +193,7 @@ impl Upload {
 
     /// Forwards what is kept and all that comes, up to the end of the body. Once `answer_begun`, nothing is kept for
     /// another try.
-    pub(super) async fn forward(&mut self, to: &mut SendStream<Bytes>, answer_begun: &AtomicBool) -> Result<(), Stop> {
+    pub(super) async fn forward(&mut self, mut to: Body<'_>, answer_begun: &AtomicBool) -> Result<(), Stop> {
         loop {
             self.replayable &= !answer_begun.load(Ordering::Relaxed);
             if self.ended || self.reader.is_between_messages() {
@@ -200,16 +201,15 @@ impl Upload {
             }
             while let Some(chunk) = self.kept.get(self.sent).cloned() {
                 let is_last = self.ended && self.sent + 1 == self.kept.len();
-                // A longer one waits for the window: no more is read meanwhile, and all of it can be sent again.
-                let is_short = self.sent == 0 && self.replayable && chunk.len() <= PIECE;
+                let is_first = self.sent == 0 && self.replayable;
                 self.sent += 1;
                 if let Some(pace) = &mut self.pace {
                     pace.pass(chunk.len()).await;
                 }
-                let sent = if is_short {
-                    http2::send_first(to, chunk, is_last)
+                let sent = if is_first {
+                    to.send_first(chunk, is_last).await
                 } else {
-                    http2::send(to, chunk, is_last).await
+                    to.send(chunk, is_last).await
                 };
                 sent.map_err(|Closed| Stop::BackendClosed)?;
                 self.release(self.owed);
@@ -219,9 +219,7 @@ impl Upload {
             }
             self.trim();
             if self.ended {
-                return http2::send(to, Bytes::new(), true)
-                    .await
-                    .map_err(|Closed| Stop::BackendClosed);
+                return to.send(Bytes::new(), true).await.map_err(|Closed| Stop::BackendClosed);
             }
             if let Some((chunk, _)) = self.next().await.map_err(Stop::Reject)? {
                 self.keep(chunk).map_err(Stop::Reject)?;

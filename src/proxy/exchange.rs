@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
+use h2::RecvStream;
 use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderMap};
 
@@ -24,7 +24,7 @@ use super::right::Held;
 use crate::http2;
 use crate::policy::Permit;
 use crate::status::{Code, Rejection};
-use crate::upstream::{Backend, Client, Head, Outbound};
+use crate::upstream::{Backend, Body, Client, Head, Outbound};
 
 /// How often a call is sent again at most.
 pub(super) const RESENDS: usize = 3;
@@ -94,7 +94,7 @@ impl Exchange<'_> {
     async fn relay(
         &self,
         response: &mut Head,
-        body: Option<&mut SendStream<Bytes>>,
+        body: Option<Body<'_>>,
         upload: &mut Upload,
         answer: &mut Answer,
         record: &mut Record,

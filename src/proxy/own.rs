@@ -198,18 +198,24 @@ impl OwnCalls<'_> {
     }
 }
 
-/// Sends the message, and waits for the head of the answer, which may come before the message is out.
+/// Sends the message while it waits for the head of the answer, which may come before the message is out.
 async fn exchange(
     stream: &mut Sent,
     request: Bytes,
     faults: Faults<'_>,
 ) -> Result<(Option<Status>, Option<RecvStream>), Failure> {
-    let Some((response, body)) = stream.split() else {
+    let Some((response, mut body)) = stream.split() else {
         return Err(faults.without_status().into());
     };
-    // Where the backend takes no more, its answer says why.
-    let _closed = http2::send_first(body, request, true);
-    let head = response.await.map_err(|error| faults.failure(&error))?;
+    let send = async {
+        // Where the backend takes no more, its answer says why.
+        let _closed = body.send_first(request, true).await;
+        std::future::pending().await
+    };
+    let head = tokio::select! {
+        head = response => head.map_err(|error| faults.failure(&error))?,
+        never = send => never,
+    };
     let code = faults.check_head(&head)?;
     let (parts, body) = head.into_parts();
     match code {

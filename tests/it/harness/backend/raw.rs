@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Io, Record, Seen};
+use super::{Io, Options, Record, Seen};
 use crate::harness::frames::{self, Frame};
 use crate::harness::grpc;
 
@@ -16,10 +16,16 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    pub(super) async fn accept(mut io: Box<dyn Io>, connection: usize, record: Arc<Record>) -> Option<Raw> {
+    pub(super) async fn accept(
+        mut io: Box<dyn Io>,
+        options: &Options,
+        connection: usize,
+        record: Arc<Record>,
+    ) -> Option<Raw> {
         let mut preface = [0; frames::PREFACE.len()];
         io.read_exact(&mut preface).await.ok()?;
-        Frame::settings().write(&mut io).await.ok()?;
+        let settings = Frame::new(frames::SETTINGS, 0, 0, options.settings.concat());
+        settings.write(&mut io).await.ok()?;
         Some(Raw { io, connection, record })
     }
 
