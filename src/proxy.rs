@@ -26,6 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
+use http::request::Parts;
 use http::{HeaderMap, Request};
 
 use crate::config::file::Capabilities;
@@ -61,7 +62,9 @@ pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: 
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let method = Method::from_path(path);
     let mut record = Record::new(&caller, method, path);
-    match try_handle(&caller, method, request, &mut answer, &mut record).await {
+    // What is kept of it: a call moves and holds all that it is given.
+    let (Parts { headers, .. }, body) = request.into_parts();
+    match try_handle(&caller, method, (headers, body), &mut answer, &mut record).await {
         Ok(code) => record.answered(code),
         Err(rejection) => {
             if rejection == Rejection::Cancelled || answer.is_closed() {
@@ -77,7 +80,7 @@ pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: 
 async fn try_handle(
     caller: &Arc<Caller>,
     method: Option<Method>,
-    request: Request<RecvStream>,
+    (mut headers, body): (HeaderMap, RecvStream),
     answer: &mut Answer,
     record: &mut Record,
 ) -> Result<u8, Rejection> {
@@ -94,7 +97,6 @@ async fn try_handle(
     verdict::check_served(snapshot, method)?;
     right::check(caller, &view)?;
     verdict::check_ever(&snapshot.policy, identity, &view.standing, method)?;
-    let (parts, body) = request.into_parts();
     let mut upload = Upload::new(method, body);
     // A build may have nothing to tell for long.
     if method != Method::PublishBuildToolEventStream {
@@ -150,7 +152,7 @@ async fn try_handle(
             caller,
             view: &view,
             permit,
-            headers: parts.headers,
+            headers,
         };
         let result = Box::pin(own.answer(&mut upload, answer, record, &mut held)).await;
         record.subject(upload.subject());
@@ -163,8 +165,7 @@ async fn try_handle(
         .backend(way.route.backend)
         .ok_or(Rejection::NoBackend(service))?;
     record.backend(backend.name());
-    let told = told(&way, &view, &permit, &parts.headers);
-    let mut headers = parts.headers;
+    let told = told(&way, &view, &permit, &headers);
     headers::for_upstream(&mut headers, &snapshot.identity_headers);
     view.forward(way.route.backend, permit.rule(), &mut headers);
     if told.is_some() {
