@@ -59,7 +59,7 @@ pub fn for_upstream(headers: &mut HeaderMap, own: &[HeaderName]) {
             // Only a hint for routers (remote_execution.proto, "resource_name"), which could name another resource to them
             // than the message that was decided about.
             "build.bazel.remote.execution.v2.resource-name" => true,
-            name => HOP_BY_HOP.contains(&name),
+            _ => ends_here(name),
         };
         only_for_the_gate || is_identity(name) || is_own(name)
     });
@@ -69,7 +69,7 @@ pub fn for_upstream(headers: &mut HeaderMap, own: &[HeaderName]) {
 
 /// Makes a backend's response headers fit for a client.
 pub fn for_client(headers: &mut HeaderMap) {
-    remove_all(headers, |name| HOP_BY_HOP.contains(&name.as_str()));
+    remove_all(headers, ends_here);
 }
 
 /// There is mostly nothing to remove, and to look at each name that is there is less than to look for each that may be.
@@ -78,6 +78,26 @@ fn remove_all(headers: &mut HeaderMap, ends_here: impl Fn(&HeaderName) -> bool) 
     for name in names {
         headers.remove(name);
     }
+}
+
+/// The letters with which some names begin. Most names of a call begin with another, and need not be compared with each.
+const fn letters(names: &[&str]) -> [bool; 256] {
+    let (mut letters, mut at) = ([false; 256], 0);
+    while at < names.len() {
+        letters[names[at].as_bytes()[0] as usize] = true;
+        at += 1;
+    }
+    letters
+}
+
+fn begins_with_one(name: &str, letters: &[bool; 256]) -> bool {
+    name.bytes().next().is_some_and(|letter| letters[usize::from(letter)])
+}
+
+fn ends_here(name: &HeaderName) -> bool {
+    static LETTERS: [bool; 256] = letters(&HOP_BY_HOP);
+    let name = name.as_str();
+    begins_with_one(name, &LETTERS) && HOP_BY_HOP.contains(&name)
 }
 
 const HOP_BY_HOP: [&str; 10] = [
@@ -139,8 +159,10 @@ fn is_identity(name: &HeaderName) -> bool {
         "ssl-client-",
         "x-envoy-",
     ];
-    EXACTLY.into_iter().any(|exact| is_same_name(exact, name))
-        || BEGIN.into_iter().any(|prefix| begins_like(name, prefix))
+    static LETTERS: [[bool; 256]; 2] = [letters(&EXACTLY), letters(&BEGIN)];
+    LETTERS.iter().any(|letters| begins_with_one(name, letters))
+        && (EXACTLY.into_iter().any(|exact| is_same_name(exact, name))
+            || BEGIN.into_iter().any(|prefix| begins_like(name, prefix)))
 }
 
 #[cfg(test)]
