@@ -74,7 +74,7 @@ pub(crate) async fn send(stream: &mut SendStream<Bytes>, chunk: Bytes, end_of_st
 }
 
 /// The longest first chunk that need not wait, in bytes.
-pub(crate) const SHORT: usize = 16 * 1024;
+const SHORT: usize = 16 * 1024;
 
 /// Whether a server gives each new stream a window of [`SHORT`] bytes or more, as nearly all do (RFC 9113, 6.9.2: 65,535
 /// unless it says otherwise). It is not known before the first stream.
@@ -197,19 +197,16 @@ mod tests {
     use http::Request;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+    use super::heads::Heads;
     use super::*;
 
     /// A server's SETTINGS with nothing in them (RFC 9113, 6.5).
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-    /// Type and flags of each frame.
-    fn frames(mut bytes: &[u8]) -> Vec<(u8, u8)> {
+    /// Kind and flags of each frame that a client sends behind its preface.
+    fn frames(bytes: &[u8]) -> Vec<(u8, u8)> {
         let mut frames = Vec::new();
-        while let [a, b, c, kind, flags, _, _, _, _, rest @ ..] = bytes {
-            let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
-            frames.push((*kind, *flags));
-            bytes = rest.get(length..).unwrap_or_default();
-        }
+        Heads::of_server().pass(bytes, |head| frames.push((head.kind, head.flags)));
         frames
     }
 
@@ -231,7 +228,7 @@ mod tests {
         let first = FirstWindow::default();
         let chunk = Bytes::from_static(b"chunk");
         // HEADERS with END_HEADERS, DATA with END_STREAM (RFC 9113, 6.1 and 6.2).
-        let (headers, data) = ((1, 4), (0, 1));
+        let (headers, data) = ((heads::HEADERS, 4), (heads::DATA, 1));
         let mut answers = Vec::new();
         for expected in [vec![headers], vec![headers, data], vec![headers, data]] {
             let (answer, mut body) = sender.send_request(Request::new(()), false).unwrap();

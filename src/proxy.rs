@@ -64,7 +64,7 @@ pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: 
     let mut record = Record::new(&caller, method, path);
     // What is kept of it: a call moves and holds all that it is given.
     let (Parts { headers, .. }, body) = request.into_parts();
-    match try_handle(&caller, method, (headers, body), &mut answer, &mut record).await {
+    match try_handle(&caller, method, headers, body, &mut answer, &mut record).await {
         Ok(code) => record.answered(code),
         Err(rejection) => {
             if rejection == Rejection::Cancelled || answer.is_closed() {
@@ -80,7 +80,8 @@ pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: 
 async fn try_handle(
     caller: &Arc<Caller>,
     method: Option<Method>,
-    (mut headers, body): (HeaderMap, RecvStream),
+    mut headers: HeaderMap,
+    body: RecvStream,
     answer: &mut Answer,
     record: &mut Record,
 ) -> Result<u8, Rejection> {

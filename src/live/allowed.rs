@@ -31,7 +31,10 @@ impl Allowed {
         let (Some(cell), Some(rule)) = (cell, rules.get(id)) else {
             return;
         };
-        let labels = || ["allow", &rule.name, right.name(), ""];
-        cell.get_or_init(|| self.decisions.with_label_values(&labels())).inc();
+        let make = || {
+            self.decisions
+                .with_label_values(&["allow", &rule.name, right.name(), ""])
+        };
+        cell.get_or_init(make).inc();
     }
 }

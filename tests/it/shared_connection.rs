@@ -275,8 +275,8 @@ async fn rapid_resets_do_not_end_the_connection_to_a_backend_that_minds_them() {
 #[tokio::test]
 async fn a_request_that_is_answered_before_it_is_taken_leaves_no_stream_behind() {
     let options = Options {
-        // Two streams at once, and no window (RFC 9113, 6.5.2).
-        settings: vec![[0, 3, 0, 0, 0, 2], [0, 4, 0, 0, 0, 0]],
+        max_streams: Some(2),
+        window: Some(0),
         ..Options::default()
     };
     let backend = Backend::raw_with(options, |mut raw: Raw| async move {

@@ -24,11 +24,7 @@ async fn control_frames_beyond_the_limit_end_their_connection_only() {
         Flood::of("PING that answers none", LIMIT, Frame::new(PING, ACK, 0, vec![0; 8])),
         Flood::of("SETTINGS", LIMIT, Frame::settings()),
         // Each changes the windows of all streams.
-        Flood::of(
-            "SETTINGS of windows",
-            LIMIT,
-            Frame::new(frames::SETTINGS, 0, 0, vec![0, 4, 0, 1, 0, 0]),
-        ),
+        Flood::of("SETTINGS of windows", LIMIT, Frame::settings_of([(4, 65_536)])),
         Flood::of("PRIORITY", LIMIT, Frame::new(PRIORITY, 0, 1, vec![0, 0, 0, 3, 0])),
         Flood::of("WINDOW_UPDATE", LIMIT, Frame::window_update(0, 1)),
         Flood::of("WINDOW_UPDATE of a stream", LIMIT, Frame::window_update(1, 1)).after(vec![upload()]),

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::resets::upload;
 use super::{Bystander, MOST_MEMORY, gate_with};
 use crate::harness::backend::{Backend, Exchange, send, status, unary};
-use crate::harness::frames::{ACK, DATA, END_STREAM, Frame, PING, SETTINGS};
+use crate::harness::frames::{ACK, DATA, END_STREAM, Frame, PING};
 use crate::harness::gate::Gate;
 use crate::harness::wire::Scripted;
 use crate::harness::{grpc, settled, until};
@@ -41,7 +41,7 @@ fn downloads() -> (Backend, Arc<AtomicUsize>) {
 /// nothing more.
 async fn deaf(gate: &Gate, sent: &AtomicUsize) -> Scripted {
     let mut client = Scripted::connect(gate, "root").await;
-    let open = Frame::new(SETTINGS, 0, 0, vec![0, 4, 0x7f, 0xff, 0xff, 0xff]);
+    let open = Frame::settings_of([(4, 0x7fff_ffff)]);
     let request = Frame::new(DATA, END_STREAM, 1, grpc::request(Method::Read, ""));
     let call = [
         open,
@@ -116,7 +116,7 @@ async fn readers_whose_window_is_shut_are_given_up_and_hurt_nobody_else() {
     let before = gate.memory();
     let mut client = Scripted::connect(&gate, "root").await;
     // SETTINGS_INITIAL_WINDOW_SIZE is 0.
-    let shut = Frame::new(SETTINGS, 0, 0, vec![0, 4, 0, 0, 0, 0]);
+    let shut = Frame::settings_of([(4, 0)]);
     let calls = (0..READERS).map(|number| 2 * number + 1).flat_map(|stream| {
         let request = Frame::new(DATA, END_STREAM, stream, grpc::request(Method::Read, ""));
         [Frame::request(stream, Method::Read.path()), request]

@@ -49,8 +49,6 @@ pub(crate) struct Options {
     /// Looks at its connections only now and then, and ends those on which too many streams were reset before it looked at
     /// them, as h2 does unless told otherwise.
     pub(crate) minds_resets: bool,
-    /// The SETTINGS of one whose frames are written by hand, each six bytes (RFC 9113, 6.5.1).
-    pub(crate) settings: Vec<[u8; 6]>,
 }
 
 /// A stream that a backend saw.

@@ -45,7 +45,14 @@ impl Frame {
     }
 
     pub(crate) fn settings() -> Frame {
-        Frame::new(SETTINGS, 0, 0, Bytes::new())
+        Frame::settings_of([])
+    }
+
+    /// SETTINGS with these, each an identifier and a value.
+    pub(crate) fn settings_of(settings: impl IntoIterator<Item = (u16, u32)>) -> Frame {
+        let bytes = |(id, value): (u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat();
+        let payload: Vec<u8> = settings.into_iter().flat_map(bytes).collect();
+        Frame::new(SETTINGS, 0, 0, payload)
     }
 
     pub(crate) fn settings_ack() -> Frame {

@@ -24,8 +24,10 @@ impl Raw {
     ) -> Option<Raw> {
         let mut preface = [0; frames::PREFACE.len()];
         io.read_exact(&mut preface).await.ok()?;
-        let settings = Frame::new(frames::SETTINGS, 0, 0, options.settings.concat());
-        settings.write(&mut io).await.ok()?;
+        // SETTINGS_MAX_CONCURRENT_STREAMS and SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, 6.5.2).
+        let given = [(3u16, options.max_streams), (4, options.window)];
+        let given = given.into_iter().filter_map(|(id, value)| Some((id, value?)));
+        Frame::settings_of(given).write(&mut io).await.ok()?;
         Some(Raw { io, connection, record })
     }
 
