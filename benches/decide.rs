@@ -1,9 +1,12 @@
 //! What the gate itself costs a call, without a socket: `cargo bench --bench decide`.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 use bazel_remote_apis::google::bytestream::WriteRequest;
+use casgate::metrics::{End, Metrics};
 use casgate::policy::identity::{Certificate, Identity};
 use casgate::policy::instance::{InstanceName, InstancePattern};
 use casgate::policy::kindness::Kindness;
@@ -194,5 +197,36 @@ fn request_headers(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, decision, detailed, first_message, request_headers);
+/// Alone, and while another thread counts calls, too: in the counters of this one, or in its own.
+fn counting(c: &mut Criterion) {
+    let Ok(metrics) = Metrics::new(2) else { return };
+    let count = |thread: usize| {
+        let calls = metrics.calls(thread);
+        calls.started(Some(Method::FindMissingBlobs));
+        let end = End {
+            code: 0,
+            seconds: black_box(0.001),
+            received: 700,
+            sent: 5,
+        };
+        calls.handled(Some(Method::FindMissingBlobs), end);
+    };
+    c.bench_function("count a call", |b| b.iter(|| count(0)));
+    for (name, other) in [("the same counters", 0), ("its own counters", 1)] {
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    count(other);
+                }
+            });
+            c.bench_function(&format!("count a call, another thread in {name}"), |b| {
+                b.iter(|| count(0));
+            });
+            is_done.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+criterion_group!(benches, decision, detailed, first_message, request_headers, counting);
 criterion_main!(benches);

@@ -1,46 +1,35 @@
 //! The whole catalogue of metrics, in one struct of handles that is handed to whoever counts.
 //!
 //! Labels come from closed sets or from the configuration, never from a client. Handles that a call needs are found by
-//! index: no label is looked up on the path of a call.
+//! index: no label is looked up on the path of a call, and nothing is counted there that other threads count, too.
+
+mod calls;
+mod sum;
 
 use std::sync::OnceLock;
 
 use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tracing_appender::non_blocking::ErrorCounter;
 
+pub use calls::{Calls, End};
+
 use crate::policy::kindness::Kindly;
-use crate::policy::method::Method;
-use crate::policy::rights::Right;
-use crate::status::{CODE_NAMES, Excess};
+use crate::status::Excess;
 
 /// Every metric of the program.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Where all of them are registered.
-    pub registry: Registry,
-    calls: Vec<CallCells>,
-    unknown: CallCells,
-    started: IntCounterVec,
-    handled: IntCounterVec,
-    handling: HistogramVec,
-    /// `casgate_decisions_total{decision,rule,right,reason}`
-    pub decisions: IntCounterVec,
-    /// `casgate_received_bytes_total`: DATA bytes from clients.
-    pub received: IntCounter,
-    /// `casgate_sent_bytes_total`: DATA bytes to clients.
-    pub sent: IntCounter,
+    /// Where those are registered that are not of calls.
+    registry: Registry,
+    /// Of each thread; at least one.
+    calls: Vec<Calls>,
     /// `casgate_tls_handshakes_total{result,reason}`
     pub handshakes: IntCounterVec,
     /// `casgate_connections_open`
     pub connections: IntGauge,
     /// `casgate_window_bytes`
     pub windows: IntGauge,
-    /// `casgate_calls_open`
-    pub streams: IntGauge,
     /// `casgate_accept_errors_total`
     pub accept_errors: IntCounter,
     /// `casgate_backend_connections{backend}`
@@ -87,14 +76,6 @@ pub struct Metrics {
     /// `casgate_log_dropped_total`
     log_dropped: IntCounter,
     log_counter: OnceLock<ErrorCounter>,
-}
-
-/// The handles of one method, found when they are first needed.
-#[derive(Debug, Default)]
-struct CallCells {
-    started: OnceLock<IntCounter>,
-    handling: OnceLock<Histogram>,
-    handled: [OnceLock<IntCounter>; CODE_NAMES.len()],
 }
 
 /// A limit for clients.
@@ -206,13 +187,12 @@ impl Action {
 }
 
 impl Metrics {
-    /// Makes and registers the catalogue.
+    /// Makes and registers the catalogue, for so many threads that serve calls.
     ///
     /// # Errors
     /// When two metrics have one name.
-    pub fn new() -> Result<Metrics, prometheus::Error> {
+    pub fn new(threads: usize) -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new();
-        let method = &["grpc_service", "grpc_method"];
         let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
             register(&registry, IntCounterVec::new(Opts::new(name, help), labels))
         };
@@ -221,33 +201,8 @@ impl Metrics {
             register(&registry, IntGaugeVec::new(Opts::new(name, help), labels))
         };
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help));
-        let handling = HistogramVec::new(
-            HistogramOpts::new(
-                "grpc_server_handling_seconds",
-                "Time from the headers of a call to its end.",
-            )
-            .buckets(vec![
-                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
-            ]),
-            method,
-        );
         Ok(Metrics {
-            calls: Method::ALL.iter().map(|_| CallCells::default()).collect(),
-            unknown: CallCells::default(),
-            started: counters("grpc_server_started_total", "Calls that began.", method)?,
-            handled: counters(
-                "grpc_server_handled_total",
-                "Calls that ended, by the status that the client got.",
-                &["grpc_service", "grpc_method", "grpc_code"],
-            )?,
-            handling: register(&registry, handling)?,
-            decisions: counters(
-                "casgate_decisions_total",
-                "Decisions of the policy: the rule and right that allowed, or the right and reason of a denial.",
-                &["decision", "rule", "right", "reason"],
-            )?,
-            received: counter("casgate_received_bytes_total", "Bytes of DATA frames from clients.")?,
-            sent: counter("casgate_sent_bytes_total", "Bytes of DATA frames to clients.")?,
+            calls: (0..threads.max(1)).map(|_| Calls::new()).collect::<Result<_, _>>()?,
             handshakes: counters(
                 "casgate_tls_handshakes_total",
                 "TLS handshakes of clients, by result and reason.",
@@ -258,7 +213,6 @@ impl Metrics {
                 "casgate_window_bytes",
                 "Bytes of uploads that clients may have waiting here, of those in `limits.memory`.",
             )?,
-            streams: gauge("casgate_calls_open", "Calls that are under way.")?,
             accept_errors: counter("casgate_accept_errors_total", "Errors of accept(2).")?,
             backend_connections: gauges(
                 "casgate_backend_connections",
@@ -397,55 +351,15 @@ impl Metrics {
             let more = (counter.dropped_lines() as u64).saturating_sub(self.log_dropped.get());
             self.log_dropped.inc_by(more);
         }
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let calls = self.calls.iter().flat_map(Calls::gather);
+        TextEncoder::new().encode_to_string(&sum::sum(self.registry.gather().into_iter().chain(calls)))
     }
 
-    /// Counts a call that begins; `None` for a method that is not known.
-    pub fn call_started(&self, method: Option<Method>) {
-        let [service, name] = labels(method);
-        self.cells(method)
-            .started
-            .get_or_init(|| self.started.with_label_values(&[service, name]))
-            .inc();
-        self.streams.inc();
+    /// What the thread with this number counts of its calls.
+    pub fn calls(&self, thread: usize) -> &Calls {
+        // None has a higher number; if one had, its calls would be counted with those of another.
+        &self.calls[thread % self.calls.len()]
     }
-
-    /// Counts a call that ended with a gRPC status code, after so many seconds.
-    pub fn call_handled(&self, method: Option<Method>, code: u8, seconds: f64) {
-        let [service, name] = labels(method);
-        // A status that gRPC does not know reads as Unknown (grpc doc/statuscodes.md).
-        let code = if usize::from(code) < CODE_NAMES.len() {
-            usize::from(code)
-        } else {
-            2
-        };
-        let cells = self.cells(method);
-        if let (Some(cell), Some(code)) = (cells.handled.get(code), CODE_NAMES.get(code)) {
-            cell.get_or_init(|| self.handled.with_label_values(&[service, name, code]))
-                .inc();
-        }
-        cells
-            .handling
-            .get_or_init(|| self.handling.with_label_values(&[service, name]))
-            .observe(seconds);
-        self.streams.dec();
-    }
-
-    /// Counts a denial.
-    pub fn denied(&self, right: Option<Right>, reason: &str) {
-        let right = right.map_or("", Right::name);
-        self.decisions.with_label_values(&["deny", "", right, reason]).inc();
-    }
-
-    fn cells(&self, method: Option<Method>) -> &CallCells {
-        method
-            .and_then(|method| self.calls.get(method as usize))
-            .unwrap_or(&self.unknown)
-    }
-}
-
-fn labels(method: Option<Method>) -> [&'static str; 2] {
-    method.map_or(["unknown", "unknown"], |method| [method.grpc_service(), method.name()])
 }
 
 fn register<C: Collector + Clone + 'static>(
@@ -461,21 +375,78 @@ fn register<C: Collector + Clone + 'static>(
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+    use crate::policy::method::Method;
+    use crate::policy::rights::Right;
+
+    fn end(code: u8, seconds: f64) -> End {
+        End {
+            code,
+            seconds,
+            received: 5,
+            sent: 7,
+        }
+    }
+
+    #[track_caller]
+    fn assert_has(metrics: &Metrics, lines: &[&str]) {
+        let text = metrics.text().unwrap();
+        for line in lines {
+            assert!(text.lines().any(|has| has == *line), "{line}\n{text}");
+        }
+    }
 
     #[test]
     fn a_call_is_counted_once_and_unknown_codes_read_as_unknown() {
-        let metrics = Metrics::new().unwrap();
-        metrics.call_started(Some(Method::Write));
-        metrics.call_handled(Some(Method::Write), 7, 0.1);
-        metrics.call_started(None);
-        metrics.call_handled(None, 99, 0.1);
-        let text = metrics.text().unwrap();
-        for line in [
-            r#"grpc_server_handled_total{grpc_code="PermissionDenied",grpc_method="Write",grpc_service="google.bytestream.ByteStream"} 1"#,
-            r#"grpc_server_handled_total{grpc_code="Unknown",grpc_method="unknown",grpc_service="unknown"} 1"#,
-            "casgate_calls_open 0",
-        ] {
-            assert!(text.contains(line), "{line}\n{text}");
+        let metrics = Metrics::new(1).unwrap();
+        metrics.calls(0).started(Some(Method::Write));
+        metrics.calls(0).handled(Some(Method::Write), end(7, 0.1));
+        metrics.calls(0).started(None);
+        metrics.calls(0).handled(None, end(99, 0.1));
+        assert_has(
+            &metrics,
+            &[
+                r#"grpc_server_handled_total{grpc_code="PermissionDenied",grpc_method="Write",grpc_service="google.bytestream.ByteStream"} 1"#,
+                r#"grpc_server_handled_total{grpc_code="Unknown",grpc_method="unknown",grpc_service="unknown"} 1"#,
+                "casgate_calls_open 0",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_threads_count_is_added_up() {
+        let metrics = Metrics::new(3).unwrap();
+        let [method, other] = [Method::Write, Method::Read].map(Some);
+        for (thread, seconds) in [(0, 0.002), (1, 0.002), (2, 0.02), (2, 1000.0)] {
+            metrics.calls(thread).started(method);
+            metrics.calls(thread).handled(method, end(0, seconds));
         }
+        metrics.calls(1).started(other);
+        metrics.calls(0).allowed("ci", Right::CasPush).inc();
+        metrics.calls(2).allowed("ci", Right::CasPush).inc_by(2);
+        metrics.calls(2).denied(Some(Right::CasPush), "no-rule");
+        let of = r#"grpc_method="Write",grpc_service="google.bytestream.ByteStream""#;
+        let histogram = |line: &str| format!("grpc_server_handling_seconds_{line}");
+        assert_has(
+            &metrics,
+            &[
+                &format!("grpc_server_started_total{{{of}}} 4"),
+                r#"grpc_server_started_total{grpc_method="Read",grpc_service="google.bytestream.ByteStream"} 1"#,
+                &format!(r#"grpc_server_handled_total{{grpc_code="OK",{of}}} 4"#),
+                &histogram(&format!(r#"bucket{{{of},le="0.001"}} 0"#)),
+                &histogram(&format!(r#"bucket{{{of},le="0.0025"}} 2"#)),
+                &histogram(&format!(r#"bucket{{{of},le="300"}} 3"#)),
+                &histogram(&format!(r#"bucket{{{of},le="+Inf"}} 4"#)),
+                &histogram(&format!("count{{{of}}} 4")),
+                &histogram(&format!("sum{{{of}}} 1000.024")),
+                r#"casgate_decisions_total{decision="allow",reason="",right="cas-push",rule="ci"} 3"#,
+                r#"casgate_decisions_total{decision="deny",reason="no-rule",right="cas-push",rule=""} 1"#,
+                "casgate_received_bytes_total 20",
+                "casgate_sent_bytes_total 28",
+                "casgate_calls_open 1",
+            ],
+        );
+        // Each has one head.
+        let text = metrics.text().unwrap();
+        assert_eq!(text.matches("# TYPE grpc_server_started_total counter").count(), 1);
     }
 }

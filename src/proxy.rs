@@ -138,7 +138,7 @@ async fn try_handle(
         }
     };
     held.check(&permit)?;
-    record.allowed(&view.live, &permit);
+    record.allowed(&view, &permit);
     // Nothing was waited for since the name was read: its DATA woke the connection, which so has the room when it goes on.
     caller.make_room(&permit);
     let _place = match view.meter(permit.rule()) {

@@ -117,7 +117,7 @@ impl Gate {
         let store = runtime("casgate-store")?;
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let threads = snapshot.threads.unwrap_or(cores);
-        let metrics = Arc::new(Metrics::new()?);
+        let metrics = Arc::new(Metrics::new(threads)?);
         let listeners: Vec<ListenerId> = snapshot.listeners.iter().map(|listener| listener.id).collect();
         let admin = snapshot.admin;
         let handle = store.handle().clone();

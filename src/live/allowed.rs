@@ -2,39 +2,42 @@
 
 use std::sync::OnceLock;
 
-use prometheus::{IntCounter, IntCounterVec};
+use prometheus::IntCounter;
 
+use crate::metrics::Calls;
 use crate::policy::rights::Right;
 use crate::policy::{Permit, Rule};
 
-/// A counter for each rule and right. It is made, and is in `/metrics`, from the first call on that needs it: of a
-/// hundred thousand rules, those that nobody uses would cost 10 KB and nine lines each.
+/// A counter for each rule and right, in each thread. It is made, and is in `/metrics`, from the first call on that needs it:
+/// of a hundred thousand rules, those that nobody uses would cost 10 KB and nine lines each.
 #[derive(Debug)]
 pub(super) struct Allowed {
-    rules: Box<[[OnceLock<IntCounter>; Right::ALL.len()]]>,
-    decisions: IntCounterVec,
+    threads: Box<[OnceLock<OfThread>]>,
 }
 
+/// By the number of the rule.
+type OfThread = Box<[OnceLock<Box<OfRule>>]>;
+/// By the number of the right.
+type OfRule = [OnceLock<IntCounter>; Right::ALL.len()];
+
 impl Allowed {
-    /// Counters in `decisions` (with the labels `decision`, `rule`, `right` and `reason`) for as many rules.
-    pub(super) fn new(rules: usize, decisions: IntCounterVec) -> Allowed {
+    /// Counters for so many threads.
+    pub(super) fn new(threads: usize) -> Allowed {
         Allowed {
-            rules: (0..rules).map(|_| Default::default()).collect(),
-            decisions,
+            threads: (0..threads).map(|_| OnceLock::new()).collect(),
         }
     }
 
-    /// Counts a call. Labels are looked up for the first one only.
-    pub(super) fn count(&self, permit: &Permit, rules: &[Rule]) {
+    /// Counts a call of a thread among its `calls`. Labels are looked up for the first one only.
+    pub(super) fn count(&self, (thread, calls): (usize, &Calls), permit: &Permit, rules: &[Rule]) {
         let (id, right) = (permit.rule().index(), permit.right());
-        let cell = self.rules.get(id).and_then(|rights| rights.get(right as usize));
-        let (Some(cell), Some(rule)) = (cell, rules.get(id)) else {
+        let (Some(of_thread), Some(rule)) = (self.threads.get(thread), rules.get(id)) else {
             return;
         };
-        let make = || {
-            self.decisions
-                .with_label_values(&["allow", &rule.name, right.name(), ""])
-        };
-        cell.get_or_init(make).inc();
+        let of_thread = of_thread.get_or_init(|| rules.iter().map(|_| OnceLock::new()).collect());
+        let of_rule = of_thread.get(id).map(|of_rule| of_rule.get_or_init(Box::default));
+        if let Some(cell) = of_rule.and_then(|of_rule| of_rule.get(right as usize)) {
+            cell.get_or_init(|| calls.allowed(&rule.name, right)).inc();
+        }
     }
 }

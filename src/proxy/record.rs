@@ -8,9 +8,9 @@ use http::StatusCode;
 use super::call_id::CallId;
 use super::subject::Subject;
 use crate::audit::{Holder, Line, Place};
-use crate::connection::Caller;
+use crate::connection::{Caller, View};
 use crate::live::Live;
-use crate::metrics::{Action, Limit};
+use crate::metrics::{Action, End, Limit};
 use crate::policy::identity::{Identity, printable};
 use crate::policy::instance::InstanceName;
 use crate::policy::kindness::Kindly;
@@ -27,7 +27,8 @@ pub(super) struct Record {
     begun: Instant,
     instance: String,
     instance_at_backend: String,
-    rule: Option<(Arc<Live>, RuleId)>,
+    /// That of the connection: all threads share the configuration, and would wait for each other to count who uses it.
+    rule: Option<(Arc<View>, RuleId)>,
     backend: String,
     received: u64,
     sent: u64,
@@ -44,7 +45,7 @@ pub(super) struct Record {
 impl Record {
     /// Begins a record; `path` is kept for calls without a method only.
     pub(super) fn new(caller: &Arc<Caller>, method: Option<Method>, path: &str) -> Record {
-        caller.shared.metrics.call_started(method);
+        caller.shared.metrics.calls(caller.worker).started(method);
         Record {
             caller: Arc::clone(caller),
             path: if method.is_none() {
@@ -116,9 +117,11 @@ impl Record {
     }
 
     /// Notes and counts the decision that allowed the call.
-    pub(super) fn allowed(&mut self, live: &Arc<Live>, permit: &Permit) {
-        live.count_allowed(permit);
-        self.rule = Some((Arc::clone(live), permit.rule()));
+    pub(super) fn allowed(&mut self, view: &Arc<View>, permit: &Permit) {
+        let thread = self.caller.worker;
+        let calls = self.caller.shared.metrics.calls(thread);
+        view.live.count_allowed((thread, calls), permit);
+        self.rule = Some((Arc::clone(view), permit.rule()));
     }
 
     /// Notes the backend.
@@ -163,12 +166,13 @@ impl Record {
 
     fn note(&mut self, rejection: &Rejection) {
         let metrics = &self.caller.shared.metrics;
+        let calls = metrics.calls(self.caller.worker);
         match rejection {
             Rejection::Stalled | Rejection::Silent => metrics.limited(Limit::StallTimeout, Action::Closed),
             Rejection::Limited(_, excess, _) => self.caller.shared.census.count((*excess).into(), Action::Refused),
-            Rejection::Denied(_, denial) => metrics.denied(Some(denial.right), rejection.label()),
+            Rejection::Denied(_, denial) => calls.denied(Some(denial.right), rejection.label()),
             Rejection::Expired(_) | Rejection::Withdrawn(..) | Rejection::UnknownMethod { .. } => {
-                metrics.denied(None, rejection.label());
+                calls.denied(None, rejection.label());
             }
             Rejection::Unavailable { backend, .. } | Rejection::NotGrpc { backend, .. } => {
                 metrics.backend_fault(backend, rejection.label());
@@ -240,14 +244,21 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let elapsed = self.begun.elapsed();
-        let metrics = &self.caller.shared.metrics;
-        metrics.call_handled(self.method, self.code, elapsed.as_secs_f64());
-        metrics.received.inc_by(self.received);
-        metrics.sent.inc_by(self.sent);
+        let end = End {
+            code: self.code,
+            seconds: elapsed.as_secs_f64(),
+            received: self.received,
+            sent: self.sent,
+        };
+        self.caller
+            .shared
+            .metrics
+            .calls(self.caller.worker)
+            .handled(self.method, end);
         let rule = self
             .rule
             .as_ref()
-            .and_then(|(live, id)| live.snapshot.policy.rules().get(id.index()));
+            .and_then(|(view, id)| view.live.snapshot.policy.rules().get(id.index()));
         let rule = rule.map_or("", |rule| &*rule.name);
         if let Some(place) = self.place.take() {
             place.fill(&self.line(rule));

@@ -26,7 +26,7 @@ fn address(last: u8) -> IpAddr {
 }
 
 fn census(room: usize) -> Arc<Census> {
-    Arc::new(Census::new(&limits(2, 2), room, Arc::new(Metrics::new().unwrap())))
+    Arc::new(Census::new(&limits(2, 2), room, Arc::new(Metrics::new(1).unwrap())))
 }
 
 fn enter(census: &Arc<Census>, address: IpAddr, limits: &Limits) -> Option<Ticket> {
