@@ -135,7 +135,7 @@ impl Backend {
             if store.is_some() {
                 health.reached(number);
             }
-            let dialer = Dialer::new(target.clone(), store.clone(), serve_on.clone());
+            let dialer = Arc::new(Dialer::new(target.clone(), store.clone(), serve_on.clone()));
             let endpoint = Endpoint::new(&plan, (number, target), dialer, threads, &health, &metrics)?;
             endpoints.push(Arc::new(endpoint));
         }
@@ -263,7 +263,7 @@ impl Backend {
                     continue;
                 }
             }
-            *request.uri_mut() = endpoint.uri(permit.method());
+            *request.uri_mut() = endpoint.uri(client.worker, permit.method());
             let place = Place(endpoint.number);
             return match channel.send(request, end_of_stream) {
                 Ok(stream) => Ok(Outbound { permit, stream, place }),

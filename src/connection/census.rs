@@ -26,7 +26,7 @@ pub struct Census {
     room: usize,
     handshakes: Arc<Semaphore>,
     handshakes_per_address: usize,
-    begun: Instant,
+    clock: Clock,
     metrics: Arc<Metrics>,
     book: Mutex<Book>,
     /// Tells that a connection has left.
@@ -72,12 +72,17 @@ pub(super) enum Address {
     V6([u16; 4]),
 }
 
+/// Tells milliseconds since the begin of the census.
+#[derive(Clone, Copy, Debug)]
+struct Clock(Instant);
+
 #[derive(Debug)]
 struct Entry {
     address: Address,
+    clock: Clock,
     calls: AtomicUsize,
     has_called: AtomicBool,
-    /// Milliseconds from the begin of the census to the end of the last call.
+    /// The end of the last call.
     idle_since: AtomicU64,
     leaving: AtomicBool,
     leave: Notify,
@@ -94,7 +99,6 @@ pub struct Ticket {
 /// A call of a connection, counted until dropped.
 #[derive(Debug)]
 pub(super) struct Open {
-    census: Arc<Census>,
     entry: Arc<Entry>,
 }
 
@@ -113,7 +117,7 @@ impl Census {
             handshakes: Arc::new(Semaphore::new(limits.handshakes)),
             // No address fills them alone.
             handshakes_per_address: (limits.handshakes / 4).max(1),
-            begun: Instant::now(),
+            clock: Clock(Instant::now()),
             metrics,
             book: Mutex::default(),
             left: Notify::new(),
@@ -150,9 +154,10 @@ impl Census {
         self.make_room(&mut book, Limit::Connections, self.connections(limits), None)?;
         let entry = Arc::new(Entry {
             address,
+            clock: self.clock,
             calls: AtomicUsize::new(0),
             has_called: AtomicBool::new(false),
-            idle_since: AtomicU64::new(self.now()),
+            idle_since: AtomicU64::new(self.clock.now()),
             leaving: AtomicBool::new(false),
             leave: Notify::new(),
         });
@@ -215,9 +220,11 @@ impl Census {
             "a limit was reached"
         );
     }
+}
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+impl Clock {
+    fn now(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -273,7 +280,6 @@ impl Ticket {
         self.entry.calls.fetch_add(1, Ordering::Relaxed);
         self.entry.has_called.store(true, Ordering::Relaxed);
         Open {
-            census: Arc::clone(&self.census),
             entry: Arc::clone(&self.entry),
         }
     }
@@ -288,7 +294,7 @@ impl Ticket {
     pub(super) fn idle(&self) -> Option<Duration> {
         let since = self.entry.idle_since.load(Ordering::Relaxed);
         let is_idle = self.entry.calls.load(Ordering::Relaxed) == 0;
-        is_idle.then(|| Duration::from_millis(self.census.now().saturating_sub(since)))
+        is_idle.then(|| Duration::from_millis(self.entry.clock.now().saturating_sub(since)))
     }
 
     /// Whether there was a call.
@@ -335,7 +341,7 @@ impl Drop for Ticket {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.entry.idle_since.store(self.census.now(), Ordering::Relaxed);
+        self.entry.idle_since.store(self.entry.clock.now(), Ordering::Relaxed);
         self.entry.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }

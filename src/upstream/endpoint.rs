@@ -1,9 +1,9 @@
 //! One endpoint of a backend, with the connections of every thread to it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::Uri;
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, Parts, PathAndQuery, Scheme};
 
 use super::OpenError;
 use super::dial::Dialer;
@@ -18,61 +18,70 @@ use crate::snapshot::backends::{BackendPlan, Target};
 pub(super) struct Endpoint {
     pub(super) number: Number,
     pub(super) dialer: Arc<Dialer>,
-    /// What a request for a method asks for, by its number.
-    uris: Vec<Uri>,
-    pools: Vec<Pool>,
+    scheme: Scheme,
+    threads: Vec<OfThread>,
 }
+
+/// What one thread has of an endpoint.
+#[derive(Debug)]
+struct OfThread {
+    pool: Pool,
+    /// Its own copy: each call counts that it uses it, and threads would wait for each other.
+    authority: Authority,
+}
+
+/// By the number of a method.
+static PATHS: LazyLock<Vec<PathAndQuery>> = LazyLock::new(|| {
+    let paths = Method::ALL.iter().map(|method| method.path());
+    paths.map(PathAndQuery::from_static).collect()
+});
 
 impl Endpoint {
     /// Prepares it for so many threads.
     pub(super) fn new(
         plan: &BackendPlan,
         (number, target): (Number, &Target),
-        dialer: Dialer,
+        dialer: Arc<Dialer>,
         threads: usize,
         health: &Arc<Health>,
         metrics: &Metrics,
     ) -> Result<Endpoint, OpenError> {
-        let authority = target.authority();
-        let authority = Authority::try_from(authority.as_str()).map_err(|_| OpenError::Authority {
-            name: plan.name.to_string(),
-            authority,
-        })?;
-        let scheme = match target {
-            Target::Tls(..) => Scheme::HTTPS,
-            Target::Unix(_) | Target::Tcp(_) | Target::Store(_) => Scheme::HTTP,
+        let of_thread = |_| {
+            let authority = target.authority();
+            let authority = Authority::try_from(authority.as_str()).map_err(|_| OpenError::Authority {
+                name: plan.name.to_string(),
+                authority,
+            })?;
+            let pool = Pool::new(plan, number, Arc::clone(&dialer), Arc::clone(health), metrics);
+            Ok(OfThread { pool, authority })
         };
-        let uri = |method: &Method| uri(scheme.clone(), authority.clone(), method.path());
-        let dialer = Arc::new(dialer);
-        let pool = |_| Pool::new(plan, number, Arc::clone(&dialer), Arc::clone(health), metrics);
         Ok(Endpoint {
             number,
-            uris: Method::ALL.iter().map(uri).collect(),
-            pools: (0..threads).map(pool).collect(),
+            scheme: match target {
+                Target::Tls(..) => Scheme::HTTPS,
+                Target::Unix(_) | Target::Tcp(_) | Target::Store(_) => Scheme::HTTP,
+            },
+            threads: (0..threads).map(of_thread).collect::<Result<_, _>>()?,
             dialer,
         })
     }
 
     /// The connections of one thread.
     pub(super) fn pool(&self, worker: usize) -> Option<&Pool> {
-        self.pools.get(worker)
+        self.threads.get(worker).map(|of_thread| &of_thread.pool)
     }
 
     /// Has calls of every thread wait for a connection, where the last attempt to make one failed.
     pub(super) fn forgive(&self) {
-        self.pools.iter().for_each(Pool::forgive);
+        self.threads.iter().for_each(|of_thread| of_thread.pool.forgive());
     }
 
-    /// What a request for this method asks for.
-    pub(super) fn uri(&self, method: Method) -> Uri {
-        self.uris.get(method as usize).cloned().unwrap_or_default()
+    /// What a request of a thread for this method asks for.
+    pub(super) fn uri(&self, worker: usize, method: Method) -> Uri {
+        let mut parts = Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = self.threads.get(worker).map(|of_thread| of_thread.authority.clone());
+        parts.path_and_query = PATHS.get(method as usize).cloned();
+        Uri::from_parts(parts).unwrap_or_default()
     }
-}
-
-fn uri(scheme: Scheme, authority: Authority, path: &'static str) -> Uri {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(scheme);
-    parts.authority = Some(authority);
-    parts.path_and_query = Some(PathAndQuery::from_static(path));
-    Uri::from_parts(parts).unwrap_or_default()
 }
