@@ -18,7 +18,7 @@ use crate::audit::{Audit, AuditPlan, Counters};
 use crate::config::file::SandboxMode;
 use crate::config::{self, Loaded, Problems, Source};
 use crate::connection::{Census, Parties, Windows};
-use crate::metrics::{Calls, Metrics};
+use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::proxy::completeness::Known;
 use crate::route::BackendId;
@@ -119,10 +119,10 @@ impl Live {
         self.backends.iter().for_each(|backend| backend.publish());
     }
 
-    /// Counts a decision that allowed a call of a thread, among its `calls`.
-    pub fn count_allowed(&self, (thread, calls): (usize, &Calls), permit: &Permit) {
+    /// Counts a decision that allowed a call, which the thread with this number serves.
+    pub fn count_allowed(&self, metrics: &Metrics, thread: usize, permit: &Permit) {
         self.allowed
-            .count((thread, calls), permit, self.snapshot.policy.rules());
+            .count(metrics, thread, permit, self.snapshot.policy.rules());
     }
 
     /// Puts a snapshot into use. Backends of `before` that did not change are kept, with their connections.
@@ -159,11 +159,12 @@ impl Live {
         for (what, end) in ends(&snapshot) {
             metrics.not_after.with_label_values(&[&what]).set(end);
         }
+        let allowed = Allowed::new(snapshot.policy.rules().len(), threads);
         Ok(Live {
             snapshot,
             audit,
             backends,
-            allowed: Allowed::new(threads),
+            allowed,
         })
     }
 }

@@ -82,7 +82,7 @@ struct Entry {
     clock: Clock,
     calls: AtomicUsize,
     has_called: AtomicBool,
-    /// The end of the last call.
+    /// The end of the last call, or the begin of the connection, by the clock.
     idle_since: AtomicU64,
     leaving: AtomicBool,
     leave: Notify,

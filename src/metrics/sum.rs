@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, Metric, MetricFamily, MetricType};
 
-/// Adds up metrics with the same name and labels, whichever registry they come from. In the order of a registry: by names,
+/// Adds up metrics with the same name and the same values of labels, whichever registry they come from. In the order of a registry: by names,
 /// then by the values of labels.
 pub(super) fn sum(families: impl IntoIterator<Item = MetricFamily>) -> Vec<MetricFamily> {
     let mut sums = BTreeMap::new();

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Differs from that of every other call of the process, and most likely from those of other processes.
+/// Differs from that of every other call of the process, and most likely from those of other processes. Later calls may have
+/// lower ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CallId(u64);
 

@@ -27,7 +27,7 @@ pub(super) struct Record {
     begun: Instant,
     instance: String,
     instance_at_backend: String,
-    /// That of the connection: all threads share the configuration, and would wait for each other to count who uses it.
+    /// With the view of the connection: threads would wait for each other to count who keeps the configuration itself.
     rule: Option<(Arc<View>, RuleId)>,
     backend: String,
     received: u64,
@@ -118,9 +118,8 @@ impl Record {
 
     /// Notes and counts the decision that allowed the call.
     pub(super) fn allowed(&mut self, view: &Arc<View>, permit: &Permit) {
-        let thread = self.caller.worker;
-        let calls = self.caller.shared.metrics.calls(thread);
-        view.live.count_allowed((thread, calls), permit);
+        let metrics = &self.caller.shared.metrics;
+        view.live.count_allowed(metrics, self.caller.worker, permit);
         self.rule = Some((Arc::clone(view), permit.rule()));
     }
 

@@ -135,11 +135,14 @@ fn the_keys_that_take_a_restart_are_marked() {
 #[test]
 fn every_metric_is_told_of_and_no_other() {
     let source = METRICS.split("#[cfg(test)]").next().unwrap();
-    let metrics: BTreeSet<_> = literals(source)
+    let all: Vec<_> = literals(source)
         .chain(literals(METRICS_OF_CALLS))
         .filter(|text| text.starts_with("casgate_") || text.starts_with("grpc_server_"))
         .map(str::to_owned)
         .collect();
+    let metrics: BTreeSet<_> = all.iter().cloned().collect();
+    // Two of one name would be added up.
+    assert_eq!(all.len(), metrics.len(), "{all:?}");
     assert!(metrics.len() >= 18, "{metrics:?}");
     assert_eq!(names(section("Metrics")), metrics);
 }
