@@ -1,9 +1,10 @@
 //! The whole catalogue of metrics, in one struct of handles that is handed to whoever counts.
 //!
 //! Labels come from closed sets or from the configuration, never from a client. Handles that a call needs are found by
-//! index: no label is looked up on the path of a call, and nothing is counted there that other threads count, too.
+//! index: no label is looked up on the path of a call that is allowed, and it is counted by its thread alone (see [`Calls`]).
 
 mod calls;
+mod limit;
 mod sum;
 
 use std::sync::OnceLock;
@@ -13,9 +14,9 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 use tracing_appender::non_blocking::ErrorCounter;
 
 pub use calls::{Calls, End};
+pub use limit::{Action, Limit};
 
 use crate::policy::kindness::Kindly;
-use crate::status::Excess;
 
 /// Every metric of the program.
 #[derive(Debug)]
@@ -78,119 +79,11 @@ pub struct Metrics {
     log_counter: OnceLock<ErrorCounter>,
 }
 
-/// A limit for clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// `limits.connections`
-    Connections,
-    /// `limits.connections-per-address`
-    ConnectionsPerAddress,
-    /// `limits.handshakes`
-    Handshakes,
-    /// `limits.first-request-timeout`
-    FirstRequestTimeout,
-    /// `limits.idle-timeout` and `limits.anonymous-idle-timeout`
-    IdleTimeout,
-    /// `limits.resets-at-once` and `limits.resets-per-second`
-    Resets,
-    /// `limits.control-frames-at-once` and `limits.control-frames-per-second`
-    ControlFrames,
-    /// What h2 limits by itself: headers, small frames, streams that must be reset.
-    Http2,
-    /// `limits.stall-timeout`
-    StallTimeout,
-    /// `rate` of a rule
-    Rate,
-    /// `bandwidth` of a rule
-    Bandwidth,
-    /// `max-calls` of a rule
-    MaxCalls,
-    /// `limits.calls-per-certificate`
-    CallsPerCertificate,
-    /// `limits.memory`
-    Memory,
-}
-
-/// What a limit did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// A connection was not taken, or a call.
-    Refused,
-    /// A connection was closed, or a stream.
-    Closed,
-    /// A call was slowed down.
-    Delayed,
-    /// A connection got a smaller window than it would have had.
-    Reduced,
-}
-
-impl Limit {
-    /// All of them, in order.
-    pub const ALL: [Limit; 14] = [
-        Limit::Connections,
-        Limit::ConnectionsPerAddress,
-        Limit::Handshakes,
-        Limit::FirstRequestTimeout,
-        Limit::IdleTimeout,
-        Limit::Resets,
-        Limit::ControlFrames,
-        Limit::Http2,
-        Limit::StallTimeout,
-        Limit::Rate,
-        Limit::Bandwidth,
-        Limit::MaxCalls,
-        Limit::CallsPerCertificate,
-        Limit::Memory,
-    ];
-
-    /// Its name in metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Limit::Connections => "connections",
-            Limit::ConnectionsPerAddress => "connections-per-address",
-            Limit::Handshakes => "handshakes",
-            Limit::FirstRequestTimeout => "first-request-timeout",
-            Limit::IdleTimeout => "idle-timeout",
-            Limit::Resets => "resets",
-            Limit::ControlFrames => "control-frames",
-            Limit::Http2 => "http2",
-            Limit::StallTimeout => "stall-timeout",
-            Limit::Rate => "rate",
-            Limit::Bandwidth => "bandwidth",
-            Limit::MaxCalls => "max-calls",
-            Limit::CallsPerCertificate => "calls-per-certificate",
-            Limit::Memory => "memory",
-        }
-    }
-}
-
-impl From<Excess> for Limit {
-    fn from(excess: Excess) -> Limit {
-        match excess {
-            Excess::Rate => Limit::Rate,
-            Excess::Calls => Limit::MaxCalls,
-            Excess::CallsOfCertificate => Limit::CallsPerCertificate,
-        }
-    }
-}
-
-impl Action {
-    /// Its name in metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Action::Refused => "refused",
-            Action::Closed => "closed",
-            Action::Delayed => "delayed",
-            Action::Reduced => "reduced",
-        }
-    }
-}
-
 impl Metrics {
     /// Makes and registers the catalogue, for so many threads that serve calls.
     ///
     /// # Errors
-    /// When two metrics have one name.
+    /// When two metrics of one registry have one name.
     pub fn new(threads: usize) -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new();
         let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
