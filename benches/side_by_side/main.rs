@@ -116,7 +116,7 @@ fn play(role: Role) -> Result<()> {
 }
 
 fn compare(args: &Args) -> Result<()> {
-    let (seconds, rounds) = if args.quick { (1.0, 3) } else { (5.0, 5) };
+    let (seconds, rounds) = if args.quick { (1.0, 3) } else { (1.0, 15) };
     let mut workloads = args.only.clone();
     if workloads.is_empty() {
         workloads.extend(Workload::USUAL);

@@ -23,7 +23,8 @@ pub(crate) fn markdown(plan: &Plan, outcome: &Outcome) -> String {
         outcome.versions.join(", ")
     );
     text += &format!(
-        "Medians of {rounds} runs of {seconds} s each, in turn. Whoever is measured has one core and one worker; clients and a \
+        "Medians of {rounds} runs of {seconds} s each, in turn; a ratio is the median of those within a round, and so not always \
+         that of two numbers in the table. Whoever is measured has one core and one worker; clients and a \
          backend that answers with bytes that were made before have another. TLS 1.3 with client certificates, X25519 and \
          AES-128-GCM, no resumption; HTTP/2 in the clear to the backend; the same rights for two identities; logs off. \
          \"Floor\" is a relay that ends TLS and copies bytes: it knows no HTTP/2 and no rights. CPU is that of all \
@@ -48,27 +49,28 @@ pub(crate) fn markdown(plan: &Plan, outcome: &Outcome) -> String {
     text
 }
 
-/// The ratio of casgate to the best competitor, and to the floor.
-pub(crate) fn ratios(arms: &[ArmOutcome], quantity: Quantity) -> (Option<f64>, Option<f64>) {
-    let of = |contestant| value(arms, contestant, quantity);
-    let casgate = of(Contestant::Casgate);
+/// The ratio of casgate to the competitor that it is worst beside, and to the floor.
+fn ratios(arms: &[ArmOutcome], quantity: Quantity) -> (Option<f64>, Option<f64>) {
+    let to = |other| arm(arms, Contestant::Casgate)?.ratio_to(arm(arms, other)?, quantity);
     let others = Contestant::ALL
         .into_iter()
         .filter(|one| one.is_competitor())
-        .filter_map(of);
-    let best = if quantity.is_speed() {
-        others.reduce(f64::max)
-    } else {
+        .filter_map(to);
+    let worst = if quantity.is_speed() {
         others.reduce(f64::min)
+    } else {
+        others.reduce(f64::max)
     };
-    let to = |other: Option<f64>| Some(casgate? / other?);
-    (to(best), to(of(Contestant::Floor)))
+    (worst, to(Contestant::Floor))
 }
 
 /// What a contestant reached.
 pub(crate) fn value(arms: &[ArmOutcome], contestant: Contestant, quantity: Quantity) -> Option<f64> {
-    let arm = arms.iter().find(|one| one.arm.contestant == Some(contestant));
-    arm.and_then(|arm| arm.median(quantity))
+    arm(arms, contestant)?.median(quantity)
+}
+
+fn arm(arms: &[ArmOutcome], contestant: Contestant) -> Option<&ArmOutcome> {
+    arms.iter().find(|one| one.arm.contestant == Some(contestant))
 }
 
 fn row(plan: &Plan, workload: Workload, arms: &[ArmOutcome], quantity: Quantity, goals: Option<Goals>) -> String {
@@ -77,8 +79,7 @@ fn row(plan: &Plan, workload: Workload, arms: &[ArmOutcome], quantity: Quantity,
         _ => format!("| {workload} | {} |", quantity.unit()),
     };
     for contestant in Contestant::ALL {
-        let arm = arms.iter().find(|one| one.arm.contestant == Some(contestant));
-        line += &match arm {
+        line += &match arm(arms, contestant) {
             None => " not measured |".to_owned(),
             Some(arm) => format!(" {} |", cell(arm, quantity)),
         };
@@ -162,7 +163,7 @@ fn alone(text: &mut String, outcome: &Outcome) {
             is_first = false;
         }
         for (quantity, goals) in workload.quantities() {
-            let ratio = after.median(quantity).zip(before.median(quantity)).map(|(a, b)| a / b);
+            let ratio = after.ratio_to(before, quantity);
             let verdict = match (ratio, goals) {
                 (Some(ratio), Some(goals)) if ratio <= goals.must => "reached",
                 (Some(_), Some(_)) => "**must missed**",
@@ -188,15 +189,15 @@ fn before(text: &mut String, outcome: &Outcome) {
     let mut is_first = true;
     for (workload, arms) in &outcome.outcomes {
         for (quantity, _) in workload.quantities() {
-            let of = |contestant| value(arms, contestant, quantity);
-            let Some((before, after)) = of(Contestant::Before).zip(of(Contestant::Casgate)) else {
+            let Some((before, after)) = arm(arms, Contestant::Before).zip(arm(arms, Contestant::Casgate)) else {
                 continue;
             };
             if is_first {
                 *text += "\nBeside another build:\n\n| work | what | before | now | ratio |\n|---|---|---|---|---|\n";
                 is_first = false;
             }
-            let (ratio, before, after) = (number(Some(after / before)), number(Some(before)), number(Some(after)));
+            let ratio = number(after.ratio_to(before, quantity));
+            let (before, after) = (cell(before, quantity), cell(after, quantity));
             *text += &format!("| {workload} | {} | {before} | {after} | {ratio} |\n", quantity.unit());
         }
     }

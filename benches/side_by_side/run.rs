@@ -200,10 +200,20 @@ impl ArmOutcome {
 
     /// The median of a quantity, unless something went wrong.
     pub(crate) fn median(&self, quantity: Quantity) -> Option<f64> {
-        let values: Option<Vec<f64>> = self.runs.iter().map(|run| quantity.of(run)).collect();
-        values
-            .filter(|_| self.errors.is_empty())
-            .and_then(crate::measure::median)
+        crate::measure::median(self.values(quantity)?)
+    }
+
+    /// How much more of a quantity it has than another: the median of what each round says, whose runs stand side by side. A
+    /// machine that is shared may be twice as fast in one round as in the next.
+    pub(crate) fn ratio_to(&self, other: &ArmOutcome, quantity: Quantity) -> Option<f64> {
+        let (mine, others) = (self.values(quantity)?, other.values(quantity)?);
+        let ratios = mine.iter().zip(&others).map(|(mine, other)| mine / other);
+        crate::measure::median(ratios.collect())
+    }
+
+    fn values(&self, quantity: Quantity) -> Option<Vec<f64>> {
+        let values = self.runs.iter().map(|run| quantity.of(run)).collect();
+        if self.errors.is_empty() { values } else { None }
     }
 }
 
