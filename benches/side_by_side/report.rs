@@ -129,21 +129,20 @@ fn far(text: &mut String, outcome: &Outcome) {
         }
         let quantity = Quantity::BytesPerSecond;
         let direct = arms.iter().find(|one| one.arm.contestant.is_none());
-        let base = direct.and_then(|direct| direct.median(quantity));
+        let share = |contestant| arm(arms, contestant)?.ratio_to(direct?, quantity);
         *text += &format!(
             "| {workload} | {}, share of direct | {} |",
             quantity.unit(),
             direct.map_or(String::new(), |direct| cell(direct, quantity))
         );
         for contestant in Contestant::ALL {
-            *text += &match value(arms, contestant, quantity).zip(base) {
-                Some((value, base)) => format!(" {}, {:.2} |", number(Some(value)), value / base),
+            *text += &match value(arms, contestant, quantity).zip(share(contestant)) {
+                Some((value, share)) => format!(" {}, {share:.2} |", number(Some(value))),
                 None => " not measured |".to_owned(),
             };
         }
-        let casgate = value(arms, Contestant::Casgate, quantity).zip(base);
-        *text += match casgate {
-            Some((value, base)) if value / base >= 0.8 => " reached |\n",
+        *text += match share(Contestant::Casgate) {
+            Some(share) if share >= 0.8 => " reached |\n",
             Some(_) => " **must missed** |\n",
             None => " invalid |\n",
         };

@@ -17,6 +17,7 @@ use super::resets::Resets;
 use super::window::Need;
 use crate::forward::Headers;
 use crate::live::{Live, Shared, now};
+use crate::metrics::Calls;
 use crate::policy::identity::Identity;
 use crate::policy::pattern::Issuers;
 use crate::policy::{Permit, RuleId, Standing};
@@ -120,6 +121,11 @@ impl Caller {
             rechecks: watch::Sender::new(0),
             resets: Resets::new(),
         }
+    }
+
+    /// Where its thread counts calls.
+    pub fn calls(&self) -> &Calls {
+        self.shared.metrics.calls(self.worker)
     }
 
     /// What the configuration that runs now gives to the peer.

@@ -45,7 +45,7 @@ pub(super) struct Record {
 impl Record {
     /// Begins a record; `path` is kept for calls without a method only.
     pub(super) fn new(caller: &Arc<Caller>, method: Option<Method>, path: &str) -> Record {
-        caller.shared.metrics.calls(caller.worker).started(method);
+        caller.calls().started(method);
         Record {
             caller: Arc::clone(caller),
             path: if method.is_none() {
@@ -165,7 +165,7 @@ impl Record {
 
     fn note(&mut self, rejection: &Rejection) {
         let metrics = &self.caller.shared.metrics;
-        let calls = metrics.calls(self.caller.worker);
+        let calls = self.caller.calls();
         match rejection {
             Rejection::Stalled | Rejection::Silent => metrics.limited(Limit::StallTimeout, Action::Closed),
             Rejection::Limited(_, excess, _) => self.caller.shared.census.count((*excess).into(), Action::Refused),
@@ -249,11 +249,7 @@ impl Drop for Record {
             received: self.received,
             sent: self.sent,
         };
-        self.caller
-            .shared
-            .metrics
-            .calls(self.caller.worker)
-            .handled(self.method, end);
+        self.caller.calls().handled(self.method, end);
         let rule = self
             .rule
             .as_ref()
