@@ -17,7 +17,7 @@ pub(crate) fn svg(outcome: &Outcome) -> String {
     let mut body = String::new();
     let mut y = 8.0;
     for (workload, arms) in &outcome.outcomes {
-        if workload.is_of_casgate_alone() || workload.is_far() {
+        if workload.is_of_each_alone() || workload.is_far() {
             continue;
         }
         let Some((quantity, _)) = workload.quantities().into_iter().next() else {

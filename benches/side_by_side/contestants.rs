@@ -8,10 +8,7 @@ use std::process::Command;
 use rustix::process::{Resource, getrlimit};
 
 use crate::Result;
-use crate::process::Running;
-
-/// The core of whoever is measured.
-const CORE: &str = "0";
+use crate::process::{CORE, Running};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Contestant {
@@ -34,7 +31,7 @@ pub(crate) struct Setup {
     pub(crate) backend: SocketAddr,
     /// The cores that it may use, as `taskset` names them.
     pub(crate) cores: &'static str,
-    /// Of casgate alone.
+    /// Threads or workers, but for the floor, which has one.
     pub(crate) threads: usize,
     /// Rules of casgate alone that match none of the callers.
     pub(crate) more_rules: usize,
@@ -116,6 +113,7 @@ impl Contestant {
         let certificates = setup.certificates.display().to_string();
         let address = free_address()?;
         let program = program.display().to_string();
+        let threads = setup.threads.to_string();
         let (file, template, arguments) = match self {
             Contestant::Floor => {
                 let backend = setup.backend.to_string();
@@ -123,21 +121,22 @@ impl Contestant {
                 return Running::role(setup.cores, &role);
             }
             Contestant::Casgate | Contestant::Before => {
-                ("casgate.toml", include_str!("casgate.toml"), &["serve", "--config"][..])
+                let arguments = vec!["serve", "--config"];
+                ("casgate.toml", include_str!("casgate.toml"), arguments)
             }
-            Contestant::Haproxy => ("haproxy.cfg", include_str!("haproxy.cfg"), &["-db", "-f"][..]),
-            Contestant::Nginx => ("nginx.conf", include_str!("nginx.conf"), &["-c"][..]),
+            Contestant::Haproxy => ("haproxy.cfg", include_str!("haproxy.cfg"), vec!["-db", "-f"]),
+            Contestant::Nginx => ("nginx.conf", include_str!("nginx.conf"), vec!["-c"]),
             Contestant::Envoy => (
                 "envoy.yaml",
                 include_str!("envoy.yaml"),
-                &[
+                vec![
                     "--concurrency",
-                    "1",
+                    &threads,
                     "--disable-hot-restart",
                     "--log-level",
                     "critical",
                     "--config-path",
-                ][..],
+                ],
             ),
         };
         let config = setup.dir.join(file);
@@ -148,13 +147,13 @@ impl Contestant {
             .replace("{{backend}}", &setup.backend.to_string())
             .replace("{{backend-port}}", &setup.backend.port().to_string())
             .replace("{{open-files}}", &open_files().to_string())
-            .replace("{{threads}}", &setup.threads.to_string())
+            .replace("{{threads}}", &threads)
             .replace("{{more-rules}}", &rules(setup.more_rules))
             .replace("{{more-backends}}", &backends(setup.more_backends, setup.backend));
         std::fs::write(&config, text)?;
         let command: Vec<String> = [program]
             .into_iter()
-            .chain(arguments.iter().map(|argument| (*argument).to_owned()))
+            .chain(arguments.into_iter().map(str::to_owned))
             .chain([config.display().to_string()])
             .collect();
         let mut running = Running::start(setup.cores, &command, &setup.dir.join("log"))?;

@@ -21,7 +21,7 @@ mod workloads;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -136,12 +136,6 @@ fn compare(args: &Args) -> Result<()> {
         },
         idle: if args.quick { 500 } else { 2000 },
     };
-    let core = Command::new("taskset")
-        .args(["-cp", run::OTHER_CORE, &std::process::id().to_string()])
-        .output()?;
-    if !core.status.success() {
-        return Err(format!("`taskset` failed: {}", String::from_utf8_lossy(&core.stderr)).into());
-    }
     raise_open_files()?;
     let dir = tempfile::tempdir()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

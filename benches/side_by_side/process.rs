@@ -12,6 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
 
+/// The core of whoever is measured.
+pub(crate) const CORE: &str = "0";
+/// The core of clients and backend.
+pub(crate) const OTHER_CORE: &str = "1";
+/// The two, where everybody shares them.
+pub(crate) const BOTH_CORES: &str = "0,1";
 /// Unit of times in `/proc/PID/stat`: USER_HZ, which is 100 on every Linux that people run (proc(5)).
 const TICK: Duration = Duration::from_millis(10);
 /// How long a program may take to end when asked to.
@@ -133,6 +139,17 @@ impl Drop for Running {
         let _gone = self.child.kill();
         let _ended = self.child.wait();
     }
+}
+
+/// Moves this very process to these cores, as `taskset` names them.
+pub(crate) fn pin(cores: &str) -> Result<()> {
+    let moved = Command::new("taskset")
+        .args(["-cp", cores, &std::process::id().to_string()])
+        .output()?;
+    if !moved.status.success() {
+        return Err(format!("`taskset` failed: {}", String::from_utf8_lossy(&moved.stderr)).into());
+    }
+    Ok(())
 }
 
 /// A program and the children of its children.

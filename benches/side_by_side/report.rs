@@ -25,7 +25,8 @@ pub(crate) fn markdown(plan: &Plan, outcome: &Outcome) -> String {
     text += &format!(
         "Medians of {rounds} runs of {seconds} s each, in turn; a ratio is the median of those within a round, and so not always \
          that of two numbers in the table. Whoever is measured has one core and one worker; clients and a \
-         backend that answers with bytes that were made before have another. TLS 1.3 with client certificates, X25519 and \
+         backend that answers with bytes that were made before have another; only where threads are compared, all of them \
+         share both cores. TLS 1.3 with client certificates, X25519 and \
          AES-128-GCM, no resumption; HTTP/2 in the clear to the backend; the same rights for two identities; logs off. \
          \"Floor\" is a relay that ends TLS and copies bytes: it knows no HTTP/2 and no rights. CPU is that of all \
          processes of the one that is measured, user and system.\n\n"
@@ -36,7 +37,7 @@ pub(crate) fn markdown(plan: &Plan, outcome: &Outcome) -> String {
     text += "| work | what | floor | HAProxy | nginx | Envoy | casgate | to best other | must | aim | to floor | aim | |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
     for (workload, arms) in &outcome.outcomes {
-        if !workload.is_of_casgate_alone() && !workload.is_far() {
+        if !workload.is_of_each_alone() && !workload.is_far() {
             for (quantity, goals) in workload.quantities() {
                 text += &row(plan, *workload, arms, quantity, goals);
             }
@@ -153,15 +154,17 @@ fn alone(text: &mut String, outcome: &Outcome) {
     let alone = outcome
         .outcomes
         .iter()
-        .filter(|(workload, _)| workload.is_of_casgate_alone());
+        .filter(|(workload, _)| workload.is_of_each_alone())
+        .flat_map(|(workload, arms)| arms.chunks_exact(2).map(move |pair| (workload, &pair[0], &pair[1])));
     let mut is_first = true;
-    for (workload, arms) in alone {
-        let [before, after] = arms.as_slice() else { continue };
+    for (workload, before, after) in alone {
         if is_first {
-            *text += "\ncasgate alone:\n\n| work | what | before | after | ratio | must | |\n|---|---|---|---|---|---|---|\n";
+            *text += "\nEach beside itself:\n\n| work | what | before | after | ratio | must | |\n|---|---|---|---|---|---|---|\n";
             is_first = false;
         }
         for (quantity, goals) in workload.quantities() {
+            // The others are there to show what the machine makes of it.
+            let goals = goals.filter(|_| before.arm.contestant == Some(Contestant::Casgate));
             let ratio = after.ratio_to(before, quantity);
             let verdict = match (ratio, goals) {
                 (Some(ratio), Some(goals)) if ratio <= goals.must => "reached",
@@ -186,7 +189,11 @@ fn alone(text: &mut String, outcome: &Outcome) {
 /// Where another build of casgate was given.
 fn before(text: &mut String, outcome: &Outcome) {
     let mut is_first = true;
-    for (workload, arms) in &outcome.outcomes {
+    let works = outcome
+        .outcomes
+        .iter()
+        .filter(|(workload, _)| !workload.is_of_each_alone());
+    for (workload, arms) in works {
         for (quantity, _) in workload.quantities() {
             let Some((before, after)) = arm(arms, Contestant::Before).zip(arm(arms, Contestant::Casgate)) else {
                 continue;

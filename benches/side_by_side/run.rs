@@ -11,12 +11,9 @@ use crate::client::{Client, call};
 use crate::contestants::{Contestant, Setup};
 use crate::load::{self, Span, Target};
 use crate::measure::{Measure, Quantity};
-use crate::process::Running;
+use crate::process::{self, OTHER_CORE, Running};
 use crate::tls::Certificates;
 use crate::workloads::{Arm, Workload};
-
-/// The core of clients and backend.
-pub(crate) const OTHER_CORE: &str = "1";
 
 /// What is to be compared, and how long.
 #[derive(Clone, Debug)]
@@ -104,7 +101,7 @@ pub(crate) async fn compare(plan: &Plan, dir: &Path) -> Result<Outcome> {
 impl Bench {
     /// Whether a contestant lets `ci` push and `dev` not: else its work is not that of the others.
     async fn check(&self, contestant: Contestant, program: &Path) -> Result<()> {
-        let (_backend, backend) = backend()?;
+        let (_backend, backend) = backend(OTHER_CORE)?;
         let setup = Setup::new(
             self.dir.join(format!("{contestant}-check")),
             &self.certificates.dir,
@@ -142,8 +139,9 @@ impl Bench {
 
     /// One run, with a backend and a contestant that were started for it.
     async fn run(&self, workload: Workload, arm: &Arm, plan: &Plan) -> Result<Measure> {
-        let (backend_running, backend) = backend()?;
-        let setup = arm.setup(Setup::new(self.dir.join(&arm.name), &self.certificates.dir, backend));
+        process::pin(arm.other_cores)?;
+        let (backend_running, backend) = backend(arm.other_cores)?;
+        let setup = arm.setup(Setup::new(self.dir.join(arm.name.replace(' ', "-")), &self.certificates.dir, backend));
         let (running, address) = match arm.contestant {
             None => (backend_running, backend),
             Some(contestant) => {
@@ -154,7 +152,7 @@ impl Bench {
         };
         // It is there until the end of the run.
         let (_line, address) = if workload.is_far() {
-            let (line, near) = Running::role(OTHER_CORE, &role("delay", address))?;
+            let (line, near) = Running::role(arm.other_cores, &role("delay", address))?;
             (Some(line), near)
         } else {
             (None, address)
@@ -217,8 +215,8 @@ impl ArmOutcome {
     }
 }
 
-fn backend() -> Result<(Running, SocketAddr)> {
-    Running::role(OTHER_CORE, &["backend", "127.0.0.1:0"].map(str::to_owned))
+fn backend(cores: &str) -> Result<(Running, SocketAddr)> {
+    Running::role(cores, &["backend", "127.0.0.1:0"].map(str::to_owned))
 }
 
 fn role(name: &str, to: SocketAddr) -> [String; 3] {

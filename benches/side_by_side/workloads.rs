@@ -8,6 +8,7 @@ use crate::calls::{Call, MIB};
 use crate::contestants::{Contestant, Setup};
 use crate::load::{self, Span, Target};
 use crate::measure::{Measure, Quantity};
+use crate::process::{BOTH_CORES, CORE, OTHER_CORE};
 
 /// Calls per second at the fixed rate.
 const RATE: u32 = 5000;
@@ -42,7 +43,7 @@ pub(crate) enum Workload {
     Backends,
     /// Unary beside 5,000 connections that are idle instead of none
     Open,
-    /// Unary with `threads = 2` on two cores instead of 1 on one
+    /// Unary with `threads = 2` instead of 1, on two cores that clients and backend share
     Threads,
 }
 
@@ -54,6 +55,8 @@ pub(crate) struct Arm {
     pub(crate) contestant: Option<Contestant>,
     pub(crate) threads: usize,
     pub(crate) cores: &'static str,
+    /// Those of clients and backend.
+    pub(crate) other_cores: &'static str,
     pub(crate) more_rules: usize,
     pub(crate) more_backends: usize,
     /// Connections that do nothing meanwhile.
@@ -122,7 +125,8 @@ impl Workload {
             name: contestant.to_string(),
             contestant: Some(contestant),
             threads: 1,
-            cores: "0",
+            cores: CORE,
+            other_cores: OTHER_CORE,
             more_rules: 8,
             more_backends: 0,
             idle: 0,
@@ -164,12 +168,19 @@ impl Workload {
                 vec![named("4 connections", alone), named("5,004 connections", many)]
             }
             Workload::Threads => {
-                let two = Arm {
-                    threads: 2,
-                    cores: "0,1",
-                    ..alone.clone()
-                };
-                vec![named("1 thread", alone), named("2 threads", two)]
+                // The floor has no threads.
+                let threaded = among.iter().filter(|one| **one != Contestant::Floor);
+                let pairs = threaded.map(|contestant| {
+                    [1, 2].map(|threads| Arm {
+                        name: format!("{contestant} with {threads}"),
+                        threads,
+                        // Everybody on the same cores, so that the threads are the one thing that differs.
+                        cores: BOTH_CORES,
+                        other_cores: BOTH_CORES,
+                        ..arm(*contestant)
+                    })
+                });
+                pairs.flatten().collect()
             }
             // The floor never gives a buffer back: it says nothing of what an idle connection must cost.
             Workload::Idle | Workload::Idle10000 => {
@@ -180,8 +191,8 @@ impl Workload {
         }
     }
 
-    /// Whether only casgate is measured, in two ways.
-    pub(crate) fn is_of_casgate_alone(self) -> bool {
+    /// Whether each is compared with itself: its arms are pairs, and only of casgate but for threads.
+    pub(crate) fn is_of_each_alone(self) -> bool {
         matches!(
             self,
             Workload::Rules | Workload::Backends | Workload::Open | Workload::Threads
