@@ -1,21 +1,30 @@
 #!/usr/bin/env python3
-"""Builds casgate with a profile of itself, which the compiler uses to lay out what runs often (profile-guided optimisation).
+"""Makes `benches/casgate.profdata` anew: what runs often in casgate, which optimised builds use (`.cargo/rustc`).
 
 usage: profile.py [--seconds N] [DIR]
+       profile.py --check
 
-Three steps: a build that counts, which serves the works of `cargo bench --bench side_by_side` for N seconds each (default 2),
-and a build that uses the counts. Everything is kept under DIR (default target/profiled); the program is DIR/casgate. It takes
-`rustup component add llvm-tools`, some 3 GB of disk, and ten minutes or more. RUSTFLAGS are used for both builds.
+Two programs that count serve the works of `cargo bench --bench side_by_side` for N seconds each (default 2): the one that is
+installed, and the one that is measured, whose dependencies have the features that tests and benches ask for, and with them
+other names for their functions. What they wrote becomes the profile. Everything else is kept under DIR (default
+target/profile). It takes `rustup component add llvm-tools`, some 3 GB of disk, and 20 minutes of two cores.
+
+It is of the compiler that makes it, and of Cargo.lock: make it anew when either changes, or what casgate does with a call.
+`benches/casgate.profdata.of` says of which; `--check` fails where they are not those that are here.
 """
 
 import glob
+import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 
 WORKS = ["unary", "read", "write", "connect", "mixed", "rate"]
+BENCHES = os.path.dirname(os.path.abspath(__file__))
+PROFILE = os.path.join(BENCHES, "casgate.profdata")
 # Serves as `casgate`, but may write counts when it ends, wherever that is.
 COUNTING = """#!/bin/sh
 case "$1" in
@@ -29,12 +38,30 @@ def step(text):
     print(f"profile: {time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def run(*command, **variables):
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env={**os.environ, **variables})
+def cargo(folder, *arguments):
+    """Runs cargo with builds that count. What is no program of casgate's counts as well, and keeps it to itself."""
+    variables = {"CASGATE_PROFILE": "count", "CARGO_TARGET_DIR": folder, "LLVM_PROFILE_FILE": os.devnull}
+    subprocess.run(["cargo", *arguments], check=True, stdin=subprocess.DEVNULL, env={**os.environ, **variables})
 
 
 def output(*command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def origin():
+    """What functions are named after, so that a profile of another one knows none of them."""
+    compiler = [line for line in output("rustc", "-vV").splitlines() if line.startswith(("rustc ", "host: "))]
+    with open(os.path.join(BENCHES, "..", "Cargo.lock"), "rb") as lock:
+        digest = hashlib.sha256(lock.read()).hexdigest()
+    return "\n".join([*compiler, f"Cargo.lock, sha256: {digest}", ""])
+
+
+def check():
+    with open(f"{PROFILE}.of", encoding="utf-8") as file:
+        made_of = file.read()
+    if made_of != origin():
+        sys.exit(f"profile: {PROFILE} is of\n{made_of}and here are\n{origin()}so it is of no use: run {sys.argv[0]}")
+    print(f"profile: {PROFILE} is of what is here")
 
 
 def merger():
@@ -46,58 +73,60 @@ def merger():
     return program
 
 
-def build(folder, flag):
-    """With a target given, the flag is for the program, and not for what runs while it is built."""
-    (host,) = [line.split()[1] for line in output("rustc", "-vV").splitlines() if line.startswith("host:")]
-    flags = f"{os.environ.get('RUSTFLAGS', '')} {flag}".strip()
-    run("cargo", "build", "--release", "--bin", "casgate", "--target", host, "--target-dir", folder, RUSTFLAGS=flags)
-    return os.path.join(folder, host, "release", "casgate")
+def build(folder, name, *arguments):
+    """Gives a program that lets casgate count."""
+    cargo(folder, *arguments)
+    program = os.path.join(folder, name)
+    shutil.copy2(os.path.join(folder, "release", "casgate"), program)
+    counting = f"{program}-counting"
+    with open(counting, "w", encoding="utf-8") as script:
+        script.write(COUNTING.format(raw=shlex.quote(os.path.join(folder, "raw")), program=shlex.quote(program)))
+    os.chmod(counting, 0o755)
+    return counting
 
 
-def serve(program, folder, seconds):
+def serve(folder, programs, seconds):
     """Gives the counts of every process that served."""
     raw = os.path.join(folder, "raw")
-    os.makedirs(raw, exist_ok=True)
-    for old in glob.glob(os.path.join(raw, "*.profraw")):
-        os.remove(old)
-    counting = os.path.join(folder, "casgate-counting")
-    with open(counting, "w", encoding="utf-8") as script:
-        script.write(COUNTING.format(raw=shlex.quote(raw), program=shlex.quote(program)))
-    os.chmod(counting, 0o755)
+    shutil.rmtree(raw, ignore_errors=True)
+    os.makedirs(raw)
     works = ["--only", ",".join(WORKS), "--beside", "floor", "--seconds", seconds, "--rounds", "1"]
-    run("cargo", "bench", "--bench", "side_by_side", "--", *works, "--before", counting)
+    for program in programs:
+        cargo(folder, "bench", "--bench", "side_by_side", "--", *works, "--before", program)
     counts = glob.glob(os.path.join(raw, "*.profraw"))
-    if len(counts) < len(WORKS):
-        sys.exit(f"profile: {len(counts)} processes have written counts to {raw}, of {len(WORKS)} works or more")
+    if len(counts) < len(WORKS) * len(programs):
+        sys.exit(f"profile: {len(counts)} processes have written counts to {raw}, of {len(WORKS)} works or more each")
     return counts
 
 
 def main(arguments):
+    if arguments == ["--check"]:
+        return check()
     seconds = "2"
     if arguments[:1] == ["--seconds"] and len(arguments) > 1:
         seconds, arguments = arguments[1], arguments[2:]
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
         sys.exit(__doc__)
-    folder = os.path.abspath(arguments[0] if arguments else os.path.join("target", "profiled"))
+    folder = os.path.abspath(arguments[0] if arguments else os.path.join("target", "profile"))
     merge = merger()
     os.makedirs(folder, exist_ok=True)
     try:
-        step("1 of 3: a build that counts")
-        counting = build(os.path.join(folder, "counting"), "-Cprofile-generate")
-        step("2 of 3: it serves")
-        counts = serve(counting, folder, seconds)
-        profile = os.path.join(folder, "casgate.profdata")
-        run(merge, "merge", "-o", profile, *counts)
-        step("3 of 3: a build that uses the counts")
-        built = build(os.path.join(folder, "using"), f"-Cprofile-use={profile}")
+        step("1 of 3: the program that is installed, built so that it counts")
+        installed = build(folder, "installed", "build", "--release", "--bin", "casgate")
+        step("2 of 3: the one that is measured")
+        measured = build(folder, "measured", "bench", "--bench", "side_by_side", "--no-run")
+        step("3 of 3: they serve")
+        counts = serve(folder, [installed, measured], seconds)
+        # Sparse: without the functions that never ran.
+        subprocess.run([merge, "merge", "--sparse", "-o", PROFILE, *counts], check=True)
+        with open(f"{PROFILE}.of", "w", encoding="utf-8") as file:
+            file.write(origin())
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"profile: FAILED: {error}")
-    program = os.path.join(folder, "casgate")
-    if os.path.lexists(program):
-        os.remove(program)
-    os.link(built, program)
-    step(f"done: {program}, {output(program, '--version').strip()}")
-    print("Beside the usual build: cargo bench --bench side_by_side -- --beside floor --before " + program)
+    step(f"done: {PROFILE}, {os.path.getsize(PROFILE) // 1024} KiB")
+    print("It is for builds from now on: run `cargo clean --release`. To see what it brings, beside a build without:")
+    print("  CASGATE_PROFILE=none cargo build --release --target-dir target/plain")
+    print("  cargo bench --bench side_by_side -- --beside floor --before target/plain/release/casgate")
 
 
 if __name__ == "__main__":

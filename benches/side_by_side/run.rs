@@ -141,7 +141,8 @@ impl Bench {
     async fn run(&self, workload: Workload, arm: &Arm, plan: &Plan) -> Result<Measure> {
         process::pin(arm.other_cores)?;
         let (backend_running, backend) = backend(arm.other_cores)?;
-        let setup = arm.setup(Setup::new(self.dir.join(arm.name.replace(' ', "-")), &self.certificates.dir, backend));
+        let dir = self.dir.join(arm.name.replace(' ', "-"));
+        let setup = arm.setup(Setup::new(dir, &self.certificates.dir, backend));
         let (running, address) = match arm.contestant {
             None => (backend_running, backend),
             Some(contestant) => {
