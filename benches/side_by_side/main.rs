@@ -1,8 +1,8 @@
 //! casgate beside others that could do its work, on one machine in one run: `cargo bench --bench side_by_side`.
 //!
-//! Whoever is measured has one core, and clients and backend have another. [`run`] starts a backend and a contestant for
-//! each run, [`load`] calls it, [`process`] reads what it used, [`report`] tells. The programs that are no one else's (the
-//! null backend, the floor, the delaying line) are this program in other roles.
+//! Whoever is measured has one core, and clients and backend have another; where threads are compared, all share both.
+//! [`run`] starts a backend and a contestant for each run, [`load`] calls it, [`process`] reads what it used, [`report`] tells.
+//! The programs that are no one else's (the null backend, the floor, the delaying line) are this program in other roles.
 
 mod backend;
 mod calls;
