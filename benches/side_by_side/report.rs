@@ -29,7 +29,8 @@ pub(crate) fn markdown(plan: &Plan, outcome: &Outcome) -> String {
          share both cores. TLS 1.3 with client certificates, X25519 and \
          AES-128-GCM, no resumption; HTTP/2 in the clear to the backend; the same rights for two identities; logs off. \
          \"Floor\" is a relay that ends TLS and copies bytes: it knows no HTTP/2 and no rights. CPU is that of all \
-         processes of the one that is measured, user and system.\n\n"
+         processes of the one that is measured, user and system. casgate is built as `cargo build --release` does it, with a \
+         profile of these works; the others are as their makers built them.\n\n"
     );
     for (contestant, reason) in &outcome.missing {
         text += &format!("**Not measured: {contestant}**: {}\n\n", reason.replace('\n', " "));
