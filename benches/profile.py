@@ -39,7 +39,7 @@ def step(text):
     print(f"profile: {time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
-def cargo(folder, *arguments):
+def cargo(folder, verb, *arguments):
     """Runs cargo with builds that count. What is no program of casgate's counts as well, and keeps it to itself."""
     variables = {
         "CASGATE_PROFILE": "count",
@@ -49,7 +49,8 @@ def cargo(folder, *arguments):
         "RUSTC_WRAPPER": os.path.join(ROOT, ".cargo", "rustc"),
     }
     environment = {**os.environ, **variables}
-    subprocess.run(["cargo", *arguments], check=True, stdin=subprocess.DEVNULL, env=environment, cwd=ROOT)
+    # Locked: the profile is of Cargo.lock as it is.
+    subprocess.run(["cargo", verb, "--locked", *arguments], check=True, stdin=subprocess.DEVNULL, env=environment, cwd=ROOT)
 
 
 def output(*command):
@@ -104,7 +105,7 @@ def serve(folder, programs, seconds):
     os.makedirs(raw)
     works = ["--only", ",".join(WORKS), "--beside", "floor", "--seconds", seconds, "--rounds", "1"]
     for program in programs:
-        cargo(folder, "bench", "--locked", "--bench", "side_by_side", "--", *works, "--before", program)
+        cargo(folder, "bench", "--bench", "side_by_side", "--", *works, "--before", program)
     counts = glob.glob(os.path.join(raw, "*.profraw"))
     # Before the works there is a check that it gives the same rights as the others.
     if len(counts) != (len(WORKS) + 1) * len(programs):
@@ -125,9 +126,9 @@ def main(arguments):
     os.makedirs(folder, exist_ok=True)
     try:
         step("1 of 3: the program that is installed, built so that it counts")
-        installed = build(folder, "installed", "build", "--locked", "--release", "--bin", "casgate")
+        installed = build(folder, "installed", "build", "--release", "--bin", "casgate")
         step("2 of 3: the one that is measured")
-        measured = build(folder, "measured", "bench", "--locked", "--bench", "side_by_side", "--no-run")
+        measured = build(folder, "measured", "bench", "--bench", "side_by_side", "--no-run")
         step("3 of 3: they serve")
         counts = serve(folder, [installed, measured], seconds)
         # Sparse: without the functions that never ran.
