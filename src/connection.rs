@@ -30,7 +30,6 @@ pub use caller::{Caller, Peer, View};
 pub use census::{Census, Ticket};
 pub use meter::{Direction, Meter};
 pub use party::{Member, Parties, Party, PartyCall};
-pub use window::Windows;
 
 use crate::http2;
 use crate::http2::gather::{Clear, Gather, Outbox, Records};

@@ -71,6 +71,7 @@ pub mod admin;
 pub mod audit;
 pub mod certs;
 pub mod cli;
+pub mod clients;
 pub mod config;
 pub mod connection;
 pub mod forward;

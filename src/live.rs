@@ -15,9 +15,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
 use crate::audit::{Audit, AuditPlan, Counters};
+use crate::clients::Ledger;
 use crate::config::file::SandboxMode;
 use crate::config::{self, Loaded, Problems, Source};
-use crate::connection::{Census, Parties, Windows};
+use crate::connection::{Census, Parties};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::proxy::completeness::Known;
@@ -61,8 +62,8 @@ pub struct Shared {
     pub census: Arc<Census>,
     /// Those whose connections they are.
     pub parties: Arc<Parties>,
-    /// What clients may have waiting here.
-    pub windows: Windows,
+    /// The memory that is kept for clients.
+    pub ledger: Arc<Ledger>,
     /// Artifacts that were found whole a moment ago.
     pub known: Known,
 }
@@ -187,6 +188,8 @@ impl Shared {
         let started = Started::with(&snapshot);
         let tried = Mutex::new(snapshot.source.clone());
         let check_runtime = Handle::current();
+        let ledger = Ledger::new(memory::half(), metrics.memory.clone());
+        ledger.set_limit(snapshot.limits.memory);
         let live = Live::open(snapshot, &[], threads, &metrics, &store_runtime, &check_runtime).await?;
         live.publish(&metrics);
         let shared = Shared {
@@ -202,8 +205,8 @@ impl Shared {
             draining: watch::Sender::new(false),
             metrics,
             census: Arc::new(census),
-            parties: Arc::default(),
-            windows: Windows::new(memory::half()),
+            parties: Arc::new(Parties::new(Arc::clone(&ledger))),
+            ledger,
             known: Known::new(),
         };
         shared.note_success();
@@ -290,6 +293,7 @@ impl Shared {
             }
         }
         live.publish(&self.metrics);
+        self.ledger.set_limit(live.snapshot.limits.memory);
         self.live.store(Arc::new(live));
         self.started.warn_of_restart(&wanted);
         self.generation.send_modify(|generation| *generation += 1);

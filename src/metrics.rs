@@ -31,6 +31,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// `casgate_window_bytes`
     pub windows: IntGauge,
+    /// `casgate_memory_bytes`
+    pub memory: IntGauge,
     /// `casgate_accept_errors_total`
     pub accept_errors: IntCounter,
     /// `casgate_backend_connections{backend}`
@@ -104,7 +106,11 @@ impl Metrics {
             connections: gauge("casgate_connections_open", "Connections of clients that are open.")?,
             windows: gauge(
                 "casgate_window_bytes",
-                "Bytes of uploads that clients may have waiting here, of those in `limits.memory`.",
+                "Bytes of `limits.memory` that clients may send at any time: the windows of their connections.",
+            )?,
+            memory: gauge(
+                "casgate_memory_bytes",
+                "Bytes of `limits.memory` that are kept for clients, besides the windows of their connections.",
             )?,
             accept_errors: counter("casgate_accept_errors_total", "Errors of accept(2).")?,
             backend_connections: gauges(

@@ -15,6 +15,7 @@ use super::meter::Meter;
 use super::party::Member;
 use super::resets::Resets;
 use super::window::Need;
+use crate::clients::Purse;
 use crate::forward::Headers;
 use crate::live::{Live, Shared, now};
 use crate::metrics::Calls;
@@ -54,6 +55,8 @@ pub struct Caller {
     pub shared: Arc<Shared>,
     /// What is kept of its calls that are denied and answered kindly.
     pub kept: Budget,
+    /// What is kept for its calls.
+    pub purse: Arc<Purse>,
     /// Whose connection it is, of the several that one may have.
     pub member: Member,
     need: AtomicU8,
@@ -114,6 +117,7 @@ impl Caller {
             worker,
             shared,
             kept: Budget::new(MOST_KEPT),
+            purse: member.party().account().purse(),
             member,
             need: AtomicU8::new(Need::Nothing as u8),
             hurry: Notify::new(),

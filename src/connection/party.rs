@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::caller::Peer;
 use super::census::Address;
 use super::meter::Meter;
+use crate::clients::{Account, Ledger};
 use crate::policy::identity::Identity;
 use crate::policy::{Policy, RuleId, Standing};
 
@@ -21,8 +22,11 @@ const MOST_REMEMBERED: usize = 10_000;
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Everybody who has a connection, and those who had one and took much.
-#[derive(Debug, Default)]
-pub struct Parties(Mutex<Book>);
+#[derive(Debug)]
+pub struct Parties {
+    ledger: Arc<Ledger>,
+    book: Mutex<Book>,
+}
 
 #[derive(Debug, Default)]
 struct Book {
@@ -53,8 +57,7 @@ enum Key {
 pub struct Party {
     number: u64,
     calls: AtomicUsize,
-    /// Bytes of windows that its connections have of the budget.
-    pub(super) windows: AtomicU64,
+    account: Arc<Account>,
     meters: Mutex<HashMap<Arc<str>, Arc<Meter>>>,
 }
 
@@ -71,6 +74,14 @@ pub struct Member {
 }
 
 impl Parties {
+    /// Nobody yet; what is kept for them will be of this ledger.
+    pub fn new(ledger: Arc<Ledger>) -> Parties {
+        Parties {
+            ledger,
+            book: Mutex::default(),
+        }
+    }
+
     /// Counts a connection to its party.
     pub(super) fn join(self: &Arc<Parties>, peer: &Peer) -> Member {
         self.join_as(match &peer.identity {
@@ -80,7 +91,8 @@ impl Parties {
     }
 
     fn join_as(self: &Arc<Parties>, key: Key) -> Member {
-        let mut book = self.0.lock();
+        let ledger = &self.ledger;
+        let mut book = self.book.lock();
         book.forget(Instant::now());
         book.last += 1;
         let Book { last, entries, gone } = &mut *book;
@@ -88,7 +100,7 @@ impl Parties {
             party: Arc::new(Party {
                 number: *last,
                 calls: AtomicUsize::new(0),
-                windows: AtomicU64::new(0),
+                account: ledger.account(),
                 meters: Mutex::default(),
             }),
             connections: 0,
@@ -106,7 +118,7 @@ impl Parties {
     }
 
     fn leave(&self, key: Key) {
-        let mut book = self.0.lock();
+        let mut book = self.book.lock();
         let Book { entries, gone, .. } = &mut *book;
         let Some(entry) = entries.get_mut(&key) else { return };
         entry.connections -= 1;
@@ -177,8 +189,17 @@ impl Party {
         found
     }
 
+    /// What it has of the memory that is kept for clients.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     /// How long it must be remembered.
     fn memory(&self) -> Duration {
+        if !self.account.is_empty() {
+            // An upload that was interrupted, or a line that waits: a new connection must not begin a second share.
+            return LONGEST;
+        }
         let meters = self.meters.lock();
         meters
             .values()
@@ -213,6 +234,11 @@ mod tests {
     use super::*;
     use crate::policy::quota::{Quota, Rate};
 
+    fn parties() -> Arc<Parties> {
+        let gauge = prometheus::IntGauge::new("bytes", "Bytes.").unwrap();
+        Arc::new(Parties::new(Ledger::new(1 << 20, gauge)))
+    }
+
     fn limited(party: &Party, rate: &str) {
         let quota = Quota {
             rate: Some(Rate::parse(rate, None).unwrap()),
@@ -223,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_party_is_one_over_its_connections_and_is_forgotten_when_nothing_is_left_to_make_up_for() {
-        let parties = Arc::<Parties>::default();
+        let parties = parties();
         let one = parties.join_as(Key::Certificate([1; 32]));
         let more = parties.join_as(Key::Certificate([1; 32]));
         let other = parties.join_as(Key::Certificate([2; 32]));
@@ -232,27 +258,27 @@ mod tests {
         limited(one.party(), "1/h");
         drop((one, more, other));
         {
-            let book = parties.0.lock();
+            let book = parties.book.lock();
             assert_eq!((book.entries.len(), book.gone.len()), (1, 1));
         }
         let back = parties.join_as(Key::Certificate([1; 32]));
         assert_eq!(back.party().number(), number);
-        assert!(parties.0.lock().gone.is_empty());
+        assert!(parties.book.lock().gone.is_empty());
         drop(back);
-        parties.0.lock().forget(Instant::now() + LONGEST);
-        assert!(parties.0.lock().entries.is_empty());
+        parties.book.lock().forget(Instant::now() + LONGEST);
+        assert!(parties.book.lock().entries.is_empty());
     }
 
     #[test]
     fn no_more_parties_are_remembered_than_there_is_room_for() {
-        let parties = Arc::<Parties>::default();
+        let parties = parties();
         let stays = parties.join_as(Key::Certificate([0xff; 32]));
         for number in 0..MOST_REMEMBERED + 50 {
             let mut key = [0; 32];
             key[..8].copy_from_slice(&number.to_le_bytes());
             limited(parties.join_as(Key::Certificate(key)).party(), "1/h");
         }
-        let book = parties.0.lock();
+        let book = parties.book.lock();
         assert_eq!(
             (book.entries.len(), book.gone.len()),
             (MOST_REMEMBERED + 1, MOST_REMEMBERED)

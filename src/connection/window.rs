@@ -1,13 +1,11 @@
-//! How much of its uploads a connection may have waiting in the gate: little at first, and more from a budget that all
-//! connections share once there is a call that needs it.
+//! How much of its uploads a connection may have waiting in the gate: little at first, and more from the ledger of all
+//! memory once there is a call that needs it (see [`WindowShare`]).
 //!
 //! A window that was given can't be taken back, since the client may use it at any time; so it counts until its connection
-//! ends. Each connection gets an eighth of what is left at most, and what its caller has on other connections counts
-//! twice: there is always something left for one more, and nobody has more than half.
+//! ends.
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -16,7 +14,7 @@ use h2::server::Connection;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::caller::Caller;
-use super::party::Party;
+use crate::clients::WindowShare;
 use crate::metrics::{Action, Limit};
 use crate::policy::Permit;
 use crate::policy::rights::Right;
@@ -34,14 +32,6 @@ const PUSH: u32 = 7 * 1024 * 1024;
 /// How soon it is tried to tell a client of another window that has not answered to the one before; twice as long each time.
 const AGAIN: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// The bytes that all connections together may have waiting.
-#[derive(Debug)]
-pub struct Windows {
-    /// Where the configuration does not say.
-    default: u64,
-    given: AtomicU64,
-}
 
 /// What a connection needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +61,9 @@ struct Untold {
 pub(super) struct Window {
     caller: Arc<Caller>,
     need: Need,
+    /// The least that there is, and what was taken besides.
     given: u64,
+    share: WindowShare,
     /// What the client is still to be told of a single stream, and when to try that.
     untold: Option<Untold>,
 }
@@ -86,49 +78,16 @@ impl Need {
     }
 }
 
-impl Windows {
-    /// A budget of so many bytes where the configuration does not say.
-    pub fn new(default: u64) -> Windows {
-        Windows {
-            default,
-            given: AtomicU64::new(0),
-        }
-    }
-
-    /// Takes up to so many bytes for a party that has `held` already.
-    fn take(&self, memory: Option<u64>, need: Need, most: u64, held: u64) -> u64 {
-        let memory = memory.unwrap_or(self.default);
-        let mut taken = 0;
-        let take = |given: u64| {
-            let left = memory.saturating_sub(given);
-            let fair = left.saturating_sub(held) / 8;
-            // Requests do well with the least; what they would have must not be missing for uploads.
-            let is_spare = need == Need::Uploads || left > memory / 2;
-            taken = most.min(fair);
-            (is_spare && taken > u64::from(LEAST)).then_some(given + taken)
-        };
-        match self.given.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
-            Ok(_) => taken,
-            Err(_) => 0,
-        }
-    }
-
-    /// Bytes that are given.
-    pub fn given(&self) -> u64 {
-        self.given.load(Ordering::Relaxed)
-    }
-}
-
 impl Window {
-    /// The least that there is, which counts as well, whatever is left.
+    /// The least that there is, whatever is left: it is of the base of a connection.
     pub(super) fn new(caller: &Arc<Caller>) -> Window {
         let given = u64::from(LEAST);
-        caller.shared.windows.given.fetch_add(given, Ordering::Relaxed);
         caller.shared.metrics.windows.add(signed(given));
         Window {
             caller: Arc::clone(caller),
             need: Need::Nothing,
             given,
+            share: WindowShare::none(caller.member.party().account()),
             untold: None,
         }
     }
@@ -187,12 +146,8 @@ impl Window {
             Need::Requests | Need::Nothing => PULL_CONNECTION,
         };
         let more = u64::from(most).saturating_sub(self.given);
-        let party = self.party();
-        let memory = self.caller.view().live.snapshot.limits.memory;
-        let taken = shared
-            .windows
-            .take(memory, need, more, party.windows.load(Ordering::Relaxed));
-        party.windows.fetch_add(taken, Ordering::Relaxed);
+        // Requests do well with the least; what they would have must not be missing for uploads.
+        let taken = self.share.take(more, LEAST.into(), need != Need::Uploads);
         shared.metrics.windows.add(signed(taken));
         if taken < more && need == Need::Uploads {
             shared.census.count(Limit::Memory, Action::Reduced);
@@ -210,54 +165,15 @@ impl Window {
             });
         }
     }
-
-    fn party(&self) -> &Party {
-        self.caller.member.party()
-    }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
         let shared = &self.caller.shared;
-        let more = self.given.saturating_sub(u64::from(LEAST));
-        self.party().windows.fetch_sub(more, Ordering::Relaxed);
-        shared.windows.given.fetch_sub(self.given, Ordering::Relaxed);
         shared.metrics.windows.sub(signed(self.given));
     }
 }
 
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    #[test]
-    fn there_is_always_something_left_and_never_more_given_than_there_is() {
-        let windows = Windows::new(256 * MIB);
-        let push = || windows.take(None, Need::Uploads, 64 * MIB, 0);
-        let first: Vec<_> = (0..3).map(|_| push()).collect();
-        assert_eq!(first, [32 * MIB, 28 * MIB, 49 * MIB / 2]);
-        let more: Vec<_> = (0..1000).map(|_| push()).collect();
-        assert!(more[10] > 4 * MIB && more[20] > MIB && more[999] == 0, "{more:?}");
-        assert!(windows.given() <= 256 * MIB);
-        // Of a larger budget the whole.
-        assert_eq!(windows.take(Some(1024 * MIB), Need::Uploads, 64 * MIB, 0), 64 * MIB);
-    }
-
-    #[test]
-    fn one_party_has_half_and_requests_leave_half_to_uploads() {
-        let windows = Windows::new(1024 * MIB);
-        let mut held = 0;
-        for _ in 0..1000 {
-            held += windows.take(None, Need::Uploads, 64 * MIB, held);
-        }
-        assert!(held > 500 * MIB && held <= 512 * MIB, "{held}");
-        assert_eq!(windows.take(None, Need::Uploads, 64 * MIB, 0), 64 * MIB);
-        assert_eq!(windows.take(None, Need::Requests, 16 * MIB, 0), 0);
-    }
 }
