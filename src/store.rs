@@ -23,7 +23,7 @@
 //!
 //! - With a quota, what was not used for the longest time is removed to stay below it; never what is being read or
 //!   written, or was stored a moment ago. A name is found only with all that it stands for.
-//! - A full disk is UNAVAILABLE for uploads; reads go on.
+//! - A full store or disk is RESOURCE_EXHAUSTED for uploads; reads go on.
 //!
 //! Without a quota nothing is ever removed.
 //!
@@ -49,8 +49,10 @@ mod instance;
 mod location;
 mod name;
 mod objects;
+mod rarely;
 mod records;
 mod remote_asset;
+mod result;
 mod space;
 #[cfg(test)]
 mod tests;

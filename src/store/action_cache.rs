@@ -9,6 +9,7 @@ use super::blobs::by_digest;
 use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
+use super::result;
 use super::{Cache, check_digest_function};
 
 #[tonic::async_trait]
@@ -41,6 +42,7 @@ impl ActionCache for Cache {
         let instance = Instance::parse(&request.instance_name)?;
         let action = BlobDigest::required(request.action_digest.as_ref(), "action_digest")?;
         let result = request.action_result.ok_or(Fault::Absent("action_result"))?;
+        result::check(&result)?;
         self.records.write(&path(&instance, &action), &result).await?;
         Ok(Response::new(result))
     }

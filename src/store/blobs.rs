@@ -14,6 +14,7 @@ use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
 use super::instance::Instance;
 use super::objects::{Found, Objects};
+use super::rarely::Rarely;
 use super::space::Hold;
 use super::upload::Upload;
 
@@ -142,7 +143,10 @@ pub(super) fn by_digest(kind: &str, instance: &Instance, digest: &BlobDigest) ->
 fn whole(digest: &BlobDigest, size: u64) -> bool {
     let whole = digest.size() == size;
     if !whole {
-        tracing::warn!(%digest, size, "a stored blob has another size: it is not served");
+        static SEEN: Rarely = Rarely::new();
+        if let Some(times) = SEEN.due() {
+            tracing::warn!(%digest, size, times, "a stored blob has another size: it is not served");
+        }
     }
     whole
 }

@@ -12,6 +12,7 @@ use super::cas::AT_ONCE;
 use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
+use super::rarely::Rarely;
 use super::space::Mark;
 use super::walk::{Stop, Walk};
 
@@ -105,7 +106,10 @@ impl Cache {
         };
         wanted.tree_bytes = wanted.tree_bytes.saturating_add(digest.size());
         if wanted.tree_bytes > LARGEST_TREES {
-            tracing::warn!(%digest, "trees are too large to be checked: their action result is a miss");
+            static SEEN: Rarely = Rarely::new();
+            if let Some(times) = SEEN.due() {
+                tracing::warn!(%digest, times, "trees are too large to be checked: their action result is a miss");
+            }
             return Ok(false);
         }
         // Trees are decoded as a whole, so not many at a time.

@@ -5,6 +5,7 @@ use std::io;
 use tonic::{Code, Status};
 
 use super::digest::BlobDigest;
+use super::rarely::Rarely;
 
 /// Longest piece of a caller's input that is repeated in a message, in bytes. Clients announce
 /// header lists of 8 KiB, and a message that does not fit kills the call.
@@ -51,6 +52,16 @@ pub(super) enum Fault {
         field: &'static str,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// The caller's: an action result that no client could use.
+    #[error("action_result.{output}{}: {}", named(path), clip(reason))]
+    ActionResult {
+        /// The list, and the place in it.
+        output: String,
+        /// The path of the output as sent.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The caller's: a digest function other than SHA-256.
     #[error("digest function {0} is not supported; use SHA256 (1) or leave the field unset")]
@@ -146,18 +157,20 @@ pub(super) enum Fault {
     #[error("blob {0} is damaged on the server")]
     Damaged(BlobDigest),
     /// The caller's: more than the store may hold.
-    #[error("{size} bytes are more than this cache may hold, which is {quota} bytes; nothing was stored")]
+    #[error(
+        "insufficient disk quota: {size} bytes are more than this cache takes at a time, which is {quota} bytes; nothing was stored"
+    )]
     OverQuota {
         /// Bytes to be stored.
         size: u64,
-        /// The quota, bytes.
+        /// The most that is taken, bytes.
         quota: u64,
     },
     /// Nobody's: the quota is used up by what is in use.
-    #[error("the cache is full, and all that it holds is in use; try again")]
+    #[error("insufficient disk quota: the cache is full, and all that it holds is in use; try again later")]
     NoRoom,
     /// The storage's: its disk is full.
-    #[error("the disk of the cache is full; try again when there is space")]
+    #[error("insufficient disk quota: the disk of the cache is full; try again when there is space")]
     DiskFull(#[source] object_store::Error),
     /// The storage's. The source goes to the log, not to the caller: it names files.
     #[error("the cache can't use its storage; its log says why")]
@@ -170,9 +183,10 @@ pub(super) enum Fault {
 impl Fault {
     /// The gRPC code that real clients expect.
     ///
-    /// A storage fault is UNAVAILABLE, for buildbox-casd tries again on nothing else; so is a cache that is full for now.
-    /// Never RESOURCE_EXHAUSTED, which remote_execution.proto has for that: BuildStream takes it for success, and names what
-    /// was not stored.
+    /// A storage fault is UNAVAILABLE, for buildbox-casd tries again on nothing else. A cache or a disk that is full is
+    /// RESOURCE_EXHAUSTED (remote_execution.proto, `BatchUpdateBlobs`: "There is insufficient disk quota to store the blob"):
+    /// BuildStream 1 fails whole builds on every other status. BuildStream may name then what was not stored; such a name is
+    /// not found, as it is not whole.
     pub(super) fn code(&self) -> Code {
         match self {
             Self::Instance { .. }
@@ -180,6 +194,7 @@ impl Fault {
             | Self::Digest { .. }
             | Self::Absent(_)
             | Self::Field { .. }
+            | Self::ActionResult { .. }
             | Self::DigestFunction(_)
             | Self::Compressor(_)
             | Self::BatchTooLarge { .. }
@@ -189,11 +204,10 @@ impl Fault {
             | Self::Unfinished { .. } => Code::InvalidArgument,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::NoBlob(_) | Self::NoActionResult(_) | Self::NoAsset(_) | Self::NoUpload(_) => Code::NotFound,
-            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) | Self::OverQuota { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => Code::FailedPrecondition,
+            Self::OverQuota { .. } | Self::NoRoom | Self::DiskFull(_) => Code::ResourceExhausted,
             Self::Damaged(_) => Code::DataLoss,
-            Self::UploadBusy(_) | Self::NoRoom | Self::DiskFull(_) | Self::Storage(_) => Code::Unavailable,
+            Self::UploadBusy(_) | Self::Storage(_) => Code::Unavailable,
             Self::Unsupported(_) => Code::Unimplemented,
         }
     }
@@ -211,8 +225,21 @@ impl From<object_store::Error> for Fault {
 impl From<Fault> for Status {
     /// The only way from a fault to a caller, and so the place where storage faults are logged.
     fn from(fault: Fault) -> Self {
-        if let Fault::Storage(source) | Fault::DiskFull(source) = &fault {
-            tracing::error!(error = %source, "storage fault");
+        static STORAGE: Rarely = Rarely::new();
+        static FULL: Rarely = Rarely::new();
+        // The disk and whoever calls can repeat it without end.
+        match &fault {
+            Fault::Storage(source) => {
+                if let Some(times) = STORAGE.due() {
+                    tracing::error!(error = %source, times, "storage fault");
+                }
+            }
+            Fault::DiskFull(source) => {
+                if let Some(times) = FULL.due() {
+                    tracing::error!(error = %source, times, "the disk of the store is full");
+                }
+            }
+            _ => {}
         }
         Self::new(fault.code(), fault.to_string())
     }
@@ -234,6 +261,14 @@ fn is_disk_full(error: &object_store::Error) -> bool {
 /// The caller's input in backticks, cut to a length that fits a trailer.
 fn quote(input: &str) -> String {
     format!("`{}`", clip(input))
+}
+
+/// The same behind a space; nothing for nothing.
+fn named(input: &str) -> String {
+    match input {
+        "" => String::new(),
+        input => format!(" {}", quote(input)),
+    }
 }
 
 fn clip(input: &str) -> String {

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::location::{self, STALE};
+use super::rarely::Rarely;
 use super::space::{self, Space};
 
 /// How often it looks for what is due.
@@ -100,7 +101,10 @@ fn make_room(space: &Space, objects: &dyn ObjectStore) {
         tracing::info!(target: "casgate::store", objects, bytes, unused_for = age, "removed what was not used for the longest time");
     }
     if short > 0 {
-        tracing::warn!(target: "casgate::store", short, "the quota is too small for what is in use: uploads wait");
+        static SEEN: Rarely = Rarely::new();
+        if let Some(times) = SEEN.due() {
+            tracing::warn!(target: "casgate::store", short, times, "the quota is too small for what is in use: uploads wait");
+        }
         // Whoever waits asks again and again.
         std::thread::sleep(PAUSE);
     }

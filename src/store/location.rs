@@ -12,6 +12,7 @@ use object_store::memory::InMemory;
 use percent_encoding::percent_decode_str;
 
 use super::housekeeping::Sweep;
+use super::rarely::Rarely;
 
 /// The file that every process using the directory holds a shared lock on.
 const LOCK: &str = "casgate.lock";
@@ -218,7 +219,10 @@ pub(super) fn sweep(directory: &Path, before: SystemTime) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
-            tracing::warn!(directory = %directory.display(), %error, "a directory can't be swept");
+            static SEEN: Rarely = Rarely::new();
+            if let Some(times) = SEEN.due() {
+                tracing::warn!(directory = %directory.display(), %error, times, "directories can't be swept");
+            }
             return;
         }
     };
@@ -232,9 +236,17 @@ pub(super) fn sweep(directory: &Path, before: SystemTime) {
             let written = entry.metadata().and_then(|metadata| metadata.modified());
             if written.is_ok_and(|written| written < before) {
                 match fs::remove_file(entry.path()) {
-                    Ok(()) => tracing::info!(file = %entry.path().display(), "swept away"),
+                    Ok(()) => {
+                        static SEEN: Rarely = Rarely::new();
+                        if let Some(times) = SEEN.due() {
+                            tracing::info!(file = %entry.path().display(), times, "unfinished files are swept away");
+                        }
+                    }
                     Err(error) => {
-                        tracing::warn!(file = %entry.path().display(), %error, "can't be swept away");
+                        static SEEN: Rarely = Rarely::new();
+                        if let Some(times) = SEEN.due() {
+                            tracing::warn!(file = %entry.path().display(), %error, times, "can't be swept away");
+                        }
                     }
                 }
             }

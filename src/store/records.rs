@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::fault::Fault;
 use super::objects::{Found, Objects};
+use super::rarely::Rarely;
 
 /// Largest record that is read, in bytes: what a request can carry.
 const LARGEST: u64 = super::LARGEST_MESSAGE as u64;
@@ -28,7 +29,10 @@ impl Records {
             return Ok(None);
         };
         if found.meta.size > LARGEST {
-            tracing::warn!(%path, size = found.meta.size, "a record is too large: it is ignored");
+            static SEEN: Rarely = Rarely::new();
+            if let Some(times) = SEEN.due() {
+                tracing::warn!(%path, size = found.meta.size, times, "a record is too large: it is ignored");
+            }
             return Ok(None);
         }
         if found.meta.size == 0 {
@@ -38,7 +42,10 @@ impl Records {
         match M::decode(bytes) {
             Ok(record) => Ok(Some(record)),
             Err(error) => {
-                tracing::warn!(%path, %error, "a record is damaged: it is ignored");
+                static SEEN: Rarely = Rarely::new();
+                if let Some(times) = SEEN.due() {
+                    tracing::warn!(%path, %error, times, "a record is damaged: it is ignored");
+                }
                 Ok(None)
             }
         }

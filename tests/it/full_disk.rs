@@ -27,8 +27,11 @@ async fn fill(clients: &mut Clients, from: u64) -> Vec<Blob> {
         match clients.write(blob(seed, MIB)).await {
             Ok(()) => taken.push(blob(seed, MIB)),
             Err(status) => {
-                assert_eq!(status.code(), Code::Unavailable, "{status}");
-                assert!(status.message().contains("the disk of the cache is full"), "{status}");
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                assert!(
+                    status.message().contains("insufficient disk quota: the disk"),
+                    "{status}"
+                );
                 return taken;
             }
         }
@@ -69,11 +72,11 @@ async fn the_store_reads_on_a_full_disk_and_writes_when_there_is_space() {
     }
     for size in [MIB, 5 * MIB] {
         let refused = clients.write(blob(2000, size)).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
         given_back().await;
     }
     let codes = clients.batch(&[blob(2001, 9000), blob(2002, 9000)]).await.unwrap();
-    assert_eq!(codes, [Code::Unavailable as i32; 2]);
+    assert_eq!(codes, [Code::ResourceExhausted as i32; 2]);
     let refused = clients
         .name(&Named {
             name: 2,
@@ -81,7 +84,7 @@ async fn the_store_reads_on_a_full_disk_and_writes_when_there_is_space() {
         })
         .await
         .unwrap_err();
-    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
 
     assert_all_there(&mut clients, &there).await;
     clients.check_name(&named).await;

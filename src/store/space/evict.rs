@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 
 use object_store::path::Path;
 
+use crate::store::rarely::Rarely;
+
 use super::{LOW, Space, part};
 
 /// What became of an attempt to make room.
@@ -59,7 +61,10 @@ pub(in crate::store) fn evict<E: std::fmt::Display>(space: &Space, remove: impl 
                     space.meters.evicted_bytes.inc_by(bytes);
                 }
                 Err(error) => {
-                    tracing::warn!(target: "casgate::store", %path, %error, "can't be removed to make room");
+                    static SEEN: Rarely = Rarely::new();
+                    if let Some(times) = SEEN.due() {
+                        tracing::warn!(target: "casgate::store", %path, %error, times, "can't be removed to make room");
+                    }
                 }
             }
         }

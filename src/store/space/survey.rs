@@ -6,6 +6,7 @@ use futures_util::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 
 use super::Space;
+use crate::store::rarely::Rarely;
 
 /// How often the log hears how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -22,7 +23,10 @@ pub(in crate::store) fn survey(space: &Space, objects: &dyn ObjectStore) {
         let meta = match next {
             Ok(meta) => meta,
             Err(error) => {
-                tracing::warn!(target: "casgate::store", %error, "a file of the store can't be looked at: it does not count");
+                static SEEN: Rarely = Rarely::new();
+                if let Some(times) = SEEN.due() {
+                    tracing::warn!(target: "casgate::store", %error, times, "files of the store can't be looked at: they do not count");
+                }
                 continue;
             }
         };

@@ -57,6 +57,7 @@ async fn bad_requests_are_refused() {
 async fn a_result_is_a_miss_while_something_of_it_is_missing() {
     let mut remote = Remote::in_memory().await;
     let file = |digest| reapi::OutputFile {
+        path: "out".to_owned(),
         digest: Some(digest),
         ..Default::default()
     };
@@ -145,22 +146,37 @@ async fn results_that_can_never_be_whole_are_misses() {
         root_directory_digest: Some(digest.clone()),
         ..Default::default()
     };
+    let results = [of(tree(&text)), of(tree(&huge)), of(root(&text)), of(root(&huge))];
+    for (index, result) in results.iter().enumerate() {
+        let action = digest(index.to_string().as_bytes());
+        update(&mut remote, "", &action, result).await.unwrap();
+        let error = get(&mut remote, "", &action).await.unwrap_err();
+        assert_eq!(error.code(), Code::NotFound, "case {index}");
+    }
+}
+
+/// [`crate::store::result`] has the cases.
+#[tokio::test]
+async fn results_that_no_client_can_use_are_not_stored() {
+    let mut remote = Remote::in_memory().await;
     let results = [
-        of(reapi::OutputDirectory::default()),
-        of(tree(&text)),
-        of(tree(&huge)),
-        of(tree(&reapi::Digest::default())),
-        of(root(&text)),
-        of(root(&huge)),
-        of(root(&reapi::Digest::default())),
+        reapi::ActionResult {
+            output_directories: vec![reapi::OutputDirectory::default()],
+            ..Default::default()
+        },
         reapi::ActionResult {
             output_files: vec![reapi::OutputFile::default()],
+            ..Default::default()
+        },
+        reapi::ActionResult {
+            output_symlinks: vec![reapi::OutputSymlink::default()],
             ..Default::default()
         },
     ];
     for (index, result) in results.iter().enumerate() {
         let action = digest(index.to_string().as_bytes());
-        update(&mut remote, "", &action, result).await.unwrap();
+        let error = update(&mut remote, "", &action, result).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "case {index}: {error}");
         let error = get(&mut remote, "", &action).await.unwrap_err();
         assert_eq!(error.code(), Code::NotFound, "case {index}");
     }

@@ -184,14 +184,14 @@ async fn what_was_just_stored_stays_and_further_uploads_wait() {
     let more = blob(16);
     let name = upload_name("u", &digest(&more));
     let error = limited.remote.write(pieces(&name, &more, 0, MIB)).await.unwrap_err();
-    assert_eq!(error.code(), Code::Unavailable);
-    assert!(error.message().contains("full"), "{error}");
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.message().contains("insufficient disk quota"), "{error}");
     let response = limited
         .remote
         .cas
         .batch_update_blobs(batch("", [(digest(&more), more.as_slice())]));
     let response = response.await.unwrap().into_inner().responses.remove(0);
-    assert_eq!(response.status.unwrap().code, Code::Unavailable as i32);
+    assert_eq!(response.status.unwrap().code, Code::ResourceExhausted as i32);
     for number in 0..16 {
         assert!(limited.read(&digest(&blob(number))).await.is_ok(), "{number}");
     }
@@ -320,7 +320,8 @@ async fn what_is_larger_than_the_quota_is_refused_at_once() {
         .write(vec![message(&name, 0, b"begin")])
         .await
         .unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.message().contains("insufficient disk quota"), "{error}");
     assert!(error.message().contains(&QUOTA.to_string()), "{error}");
     assert_eq!(limited.meters.evicted.get(), 0);
 }
