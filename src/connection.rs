@@ -5,10 +5,13 @@ mod budget;
 mod caller;
 mod census;
 mod counted;
+mod entrance;
 mod handshake;
+mod hello;
 mod meter;
 mod party;
 mod resets;
+mod turns;
 mod window;
 
 use std::future::poll_fn;
@@ -28,8 +31,12 @@ use tracing::Instrument;
 pub use budget::{Budget, Share};
 pub use caller::{Caller, Peer, View};
 pub use census::{Census, Ticket};
+pub use entrance::{Newcomer, wait};
 pub use meter::{Direction, Meter};
 pub use party::{Member, Parties, Party, PartyCall};
+pub use turns::Turns;
+
+use census::Slot;
 
 use crate::http2;
 use crate::http2::gather::{Clear, Gather, Outbox, Records};
@@ -54,25 +61,35 @@ type Http2<O> = Connection<counted::Counted<Gather<O>>, Bytes>;
 /// What h2 gives of a call.
 type Call = (Request<RecvStream>, SendResponse<Bytes>);
 
-/// A connection that was accepted.
+/// A connection that a thread serves.
 #[derive(Debug)]
-pub struct Arrival {
-    /// The connection.
-    pub tcp: TcpStream,
-    /// From where it came.
-    pub address: SocketAddr,
+struct Arrival {
+    tcp: TcpStream,
+    address: SocketAddr,
     /// Where it came in.
-    pub listener: ListenerId,
-    /// The number of the thread that serves it.
-    pub worker: usize,
+    listener: ListenerId,
+    turns: Arc<Turns>,
     /// Counts it.
-    pub ticket: Ticket,
+    ticket: Ticket,
+    /// For its handshake.
+    slot: Option<Slot>,
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(shared: Arc<Shared>, arrival: Arrival) {
-    let span = tracing::info_span!("connection", peer = %arrival.address);
-    let worker = arrival.worker;
+pub async fn serve(shared: Arc<Shared>, newcomer: Newcomer, worker: usize, turns: Arc<Turns>) {
+    let span = tracing::info_span!("connection", peer = %newcomer.address);
+    // One that is gone already.
+    let Ok(tcp) = TcpStream::from_std(newcomer.tcp) else {
+        return;
+    };
+    let arrival = Arrival {
+        tcp,
+        address: newcomer.address,
+        listener: newcomer.listener,
+        turns,
+        ticket: newcomer.ticket,
+        slot: newcomer.slot,
+    };
     async {
         let live = shared.live();
         let security = live.snapshot.listener(arrival.listener).map(|listen| &listen.security);

@@ -24,6 +24,7 @@ use crate::sandbox::Sandbox;
 use crate::snapshot::Snapshot;
 use crate::snapshot::listen::ListenerId;
 
+use accept::Entering;
 use sockets::Inherited;
 use worker::{Ends, Worker};
 
@@ -34,6 +35,8 @@ pub struct Gate {
     workers: Vec<Worker>,
     /// They end when the drain begins.
     acceptors: Vec<JoinHandle<()>>,
+    /// What they have accepted, and no worker has yet.
+    entering: Entering,
     listen_addresses: Vec<SocketAddr>,
     admin_address: Option<SocketAddr>,
     // After the workers, since its tasks have doors to them as well.
@@ -149,13 +152,18 @@ impl Gate {
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Threads)?;
         let ends = Worker::ends(&mut workers);
-        let doors: Vec<_> = workers.iter().map(Worker::door).collect();
-        let accept = |(id, socket)| control.spawn(accept::run(socket, id, doors.clone(), Arc::clone(&shared)));
+        let doors: Arc<[_]> = workers.iter().map(Worker::door).collect();
+        let entering = Entering::default();
+        let accept = |(id, socket)| {
+            let (doors, shared) = (Arc::clone(&doors), Arc::clone(&shared));
+            control.spawn(accept::run(socket, id, doors, entering.clone(), shared))
+        };
         let acceptors = bound.into_iter().map(accept).collect();
         Ok(Gate {
             shared,
             workers,
             acceptors,
+            entering,
             listen_addresses,
             admin_address,
             control,
@@ -208,7 +216,7 @@ impl Gate {
     pub fn wait_unless(&self, told: impl Future<Output = ()>) -> Drained {
         // One that was accepted last may still be on its way to a worker.
         let accepting = || self.acceptors.iter().filter(|task| !task.is_finished()).count();
-        let open = || accepting() + self.workers.iter().map(Worker::connections).sum::<usize>();
+        let open = || accepting() + self.entering.count() + self.workers.iter().map(Worker::connections).sum::<usize>();
         let timeout = self.shared.live().snapshot.drain_timeout();
         self.control.block_on(async {
             let drained = async {

@@ -1,15 +1,24 @@
-//! Every open connection of clients: how many there are, from where, and which of them do nothing.
+//! Every open connection of clients: how many there are, from where, which of them do nothing, and of which nothing is known.
 //!
 //! The lock is taken when a connection comes and when it goes, never for a call.
 
+mod address;
+mod slots;
+mod strangers;
+
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
+
+pub(super) use address::Address;
+pub(super) use slots::Slot;
+use slots::Slots;
+use strangers::Strangers;
 
 use crate::metrics::{Action, Limit, Metrics};
 use crate::snapshot::limits::{Limits, MOST_CONNECTIONS};
@@ -24,8 +33,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Census {
     /// How many connections the open files of the process leave room for.
     room: usize,
-    handshakes: Arc<Semaphore>,
-    handshakes_per_address: usize,
+    handshakes: Arc<Slots>,
     clock: Clock,
     metrics: Arc<Metrics>,
     book: Mutex<Book>,
@@ -54,22 +62,14 @@ struct Book {
     next: u64,
     connections: HashMap<u64, Arc<Entry>>,
     addresses: HashMap<Address, AtAddress>,
+    strangers: Strangers,
     leaving: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct AtAddress {
     connections: usize,
     leaving: usize,
-    handshakes: Arc<Semaphore>,
-}
-
-/// Whose connections are counted together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Address {
-    V4(Ipv4Addr),
-    /// The first 64 bits.
-    V6([u16; 4]),
 }
 
 /// Tells milliseconds since the begin of the census.
@@ -82,6 +82,8 @@ struct Entry {
     clock: Clock,
     calls: AtomicUsize,
     has_called: AtomicBool,
+    /// Whether its client has shown a certificate that is accepted.
+    is_known: AtomicBool,
     /// The end of the last call, or the begin of the connection, by the clock.
     idle_since: AtomicU64,
     leaving: AtomicBool,
@@ -102,21 +104,12 @@ pub(super) struct Open {
     entry: Arc<Entry>,
 }
 
-/// A handshake, counted until dropped.
-#[derive(Debug)]
-pub(super) struct Handshake {
-    _in_all: OwnedSemaphorePermit,
-    _of_address: OwnedSemaphorePermit,
-}
-
 impl Census {
     /// A census with room for so many connections, by the open files of the process.
     pub fn new(limits: &Limits, room: usize, metrics: Arc<Metrics>) -> Census {
         Census {
             room,
-            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
-            // No address fills them alone.
-            handshakes_per_address: (limits.handshakes / 4).max(1),
+            handshakes: Arc::new(Slots::new(limits.handshakes)),
             clock: Clock(Instant::now()),
             metrics,
             book: Mutex::default(),
@@ -125,8 +118,8 @@ impl Census {
         }
     }
 
-    /// Counts a connection in; `None` when there are too many. An idle one is told to leave where that makes room, and is
-    /// waited for, so that more of them can't come faster than others leave.
+    /// Counts a connection in, as a stranger at first; `None` when there are too many. One is told to leave where that makes
+    /// room, and is waited for, so that more of them can't come faster than others leave.
     pub async fn admit(self: &Arc<Census>, address: IpAddr, limits: &Limits) -> Option<Ticket> {
         let address = Address::of(address);
         let patience = tokio::time::sleep(PATIENCE);
@@ -151,12 +144,19 @@ impl Census {
         let mut book = self.book.lock();
         let of_address = limits.connections_per_address;
         self.make_room(&mut book, Limit::ConnectionsPerAddress, of_address, Some(address))?;
-        self.make_room(&mut book, Limit::Connections, self.connections(limits), None)?;
+        let most = self.connections(limits);
+        self.make_room(&mut book, Limit::Connections, most, None)?;
+        // The other half is for those who are known.
+        if let Some(stranger) = book.strangers.in_the_way(address, most / 2) {
+            book.tell_to_leave(stranger);
+            self.count(Limit::Strangers, Action::Closed);
+        }
         let entry = Arc::new(Entry {
             address,
             clock: self.clock,
             calls: AtomicUsize::new(0),
             has_called: AtomicBool::new(false),
+            is_known: AtomicBool::new(false),
             idle_since: AtomicU64::new(self.clock.now()),
             leaving: AtomicBool::new(false),
             leave: Notify::new(),
@@ -164,12 +164,8 @@ impl Census {
         let number = book.next;
         book.next += 1;
         book.connections.insert(number, Arc::clone(&entry));
-        let at = book.addresses.entry(address).or_insert_with(|| AtAddress {
-            connections: 0,
-            leaving: 0,
-            handshakes: Arc::new(Semaphore::new(self.handshakes_per_address)),
-        });
-        at.connections += 1;
+        book.addresses.entry(address).or_default().connections += 1;
+        book.strangers.enter(address, number);
         Ok(Ticket {
             census: Arc::clone(self),
             number,
@@ -240,16 +236,31 @@ impl Book {
         }
     }
 
-    /// Tells the connection to leave that has been idle for the longest time; false when all are busy.
+    /// Tells a connection to leave: a stranger, or the one that has been idle for the longest time, without a certificate
+    /// before those with one; false when all are busy.
     fn tell_one_to_leave(&mut self, of: Option<Address>) -> bool {
+        if let Some(stranger) = self.strangers.first(of) {
+            return self.tell_to_leave(stranger);
+        }
         let idle = self.connections.iter().filter(|(_, entry)| {
             of.is_none_or(|address| entry.address == address)
                 && entry.calls.load(Ordering::Relaxed) == 0
                 && !entry.leaving.load(Ordering::Relaxed)
         });
         // Of several since the same millisecond, the one that came first.
-        let first = idle.min_by_key(|(number, entry)| (entry.idle_since.load(Ordering::Relaxed), **number));
-        let Some((_, entry)) = first else {
+        let first = idle.min_by_key(|(number, entry)| {
+            let is_known = entry.is_known.load(Ordering::Relaxed);
+            (is_known, entry.idle_since.load(Ordering::Relaxed), **number)
+        });
+        let Some((number, _)) = first else {
+            return false;
+        };
+        let number = *number;
+        self.tell_to_leave(number)
+    }
+
+    fn tell_to_leave(&mut self, number: u64) -> bool {
+        let Some(entry) = self.connections.get(&number) else {
             return false;
         };
         entry.leaving.store(true, Ordering::Relaxed);
@@ -258,21 +269,40 @@ impl Book {
         if let Some(at) = self.addresses.get_mut(&entry.address) {
             at.leaving += 1;
         }
+        // Nobody is told twice.
+        self.strangers.leave(entry.address, number);
         true
     }
 }
 
 impl Ticket {
-    /// Waits for the turn of this connection to shake hands: first among its address, then among all.
-    pub(super) async fn handshake(&self) -> Option<Handshake> {
-        let of_address = {
-            let book = self.census.book.lock();
-            Arc::clone(&book.addresses.get(&self.entry.address)?.handshakes)
-        };
-        Some(Handshake {
-            _of_address: of_address.acquire_owned().await.ok()?,
-            _in_all: Arc::clone(&self.census.handshakes).acquire_owned().await.ok()?,
-        })
+    /// Whose connections this one is counted with.
+    pub(super) fn address(&self) -> Address {
+        self.entry.address
+    }
+
+    /// Notes that its client has sent something, though no whole ClientHello yet.
+    pub(super) fn has_spoken(&self) {
+        let mut book = self.census.book.lock();
+        book.strangers.speak(self.entry.address, self.number);
+    }
+
+    /// Waits for a slot for the handshake of a client that has sent a whole ClientHello.
+    pub(super) async fn handshake(&self) -> Option<Slot> {
+        let slot = self.census.handshakes.take(self.entry.address).await;
+        self.is_no_stranger();
+        slot
+    }
+
+    /// Notes that its client is not waited for among strangers any more.
+    pub(super) fn is_no_stranger(&self) {
+        let mut book = self.census.book.lock();
+        book.strangers.leave(self.entry.address, self.number);
+    }
+
+    /// Notes that its client has shown a certificate that is accepted.
+    pub(super) fn is_known(&self) {
+        self.entry.is_known.store(true, Ordering::Relaxed);
     }
 
     /// Counts a call.
@@ -327,6 +357,7 @@ impl Drop for Ticket {
         book.connections.remove(&self.number);
         let left = usize::from(self.entry.leaving.load(Ordering::Relaxed));
         book.leaving -= left;
+        book.strangers.leave(self.entry.address, self.number);
         if let Some(at) = book.addresses.get_mut(&self.entry.address) {
             at.connections -= 1;
             at.leaving -= left;
@@ -343,18 +374,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.entry.idle_since.store(self.entry.clock.now(), Ordering::Relaxed);
         self.entry.calls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Address {
-    pub(super) fn of(address: IpAddr) -> Address {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Address::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Address::V6([a, b, c, d])
-            }
-        }
     }
 }
 

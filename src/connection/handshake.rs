@@ -14,16 +14,17 @@ use super::{Arrival, Peer};
 use crate::http2::read_ahead::ReadAhead;
 use crate::live::Shared;
 use crate::metrics::{Action, Limit};
+use crate::policy::identity::Identity;
 use crate::snapshot::listen::ListenerId;
 use crate::tls::{ALPN_H2, identity, verifier};
 
-/// How long a client may take from TCP to the end of the TLS handshake, once it is its turn; how long it may wait for
-/// its turn; and how long it may then take to the end of its HTTP/2 preface.
+/// How long a client may take from its ClientHello to the end of the TLS handshake, and how long it may then take to the end
+/// of its HTTP/2 preface.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that did not come to HTTP/2.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("the TLS handshake took more than 10 s")]
     Timeout,
     #[error("{0}")]
@@ -34,7 +35,7 @@ enum Error {
     Certificate,
 }
 
-/// Shakes hands; a failure is counted and logged.
+/// Shakes hands, in the turns of its thread; a failure is counted and logged.
 pub(super) async fn encrypted(
     shared: &Shared,
     arrival: Arrival,
@@ -45,31 +46,47 @@ pub(super) async fn encrypted(
         address,
         listener,
         ticket,
+        slot,
+        turns,
         ..
     } = arrival;
-    let turn = tokio::time::timeout(TIMEOUT, ticket.handshake());
-    let Ok(turn) = ticket.unless_told_to_leave(turn).await? else {
-        ticket.count(Limit::Handshakes, Action::Refused);
+    let handshake = Box::pin(handshake(tcp, address, listener, config));
+    let handshake = tokio::time::timeout(TIMEOUT, turns.take(ticket.address(), handshake));
+    let handshake = async {
+        tokio::select! {
+            biased;
+            handshake = handshake => Some(handshake),
+            () = async { match &slot { Some(slot) => slot.is_wanted().await, None => std::future::pending().await } } => None,
+        }
+    };
+    let Some(handshake) = ticket.unless_told_to_leave(handshake).await? else {
+        ticket.count(Limit::Handshakes, Action::Closed);
         return None;
     };
-    let handshake = tokio::time::timeout(TIMEOUT, handshake(tcp, address, listener, config));
-    let handshake = ticket.unless_told_to_leave(handshake).await?;
-    drop(turn);
+    drop(slot);
     match handshake.unwrap_or(Err(Error::Timeout)) {
         Ok((tls, peer)) => {
             shared.metrics.handshakes.with_label_values(&["success", ""]).inc();
+            if matches!(peer.identity, Identity::Certificate(_)) {
+                ticket.is_known();
+            }
             Some((tls, peer, ticket))
         }
         Err(error) => {
-            shared
-                .metrics
-                .handshakes
-                .with_label_values(&["failure", label(&error)])
-                .inc();
-            tracing::info!(target: "casgate::tls", %error, "handshake failed");
+            failed(shared, address, &error);
             None
         }
     }
+}
+
+/// Counts and logs why a handshake failed.
+pub(super) fn failed(shared: &Shared, address: SocketAddr, error: &Error) {
+    shared
+        .metrics
+        .handshakes
+        .with_label_values(&["failure", label(error)])
+        .inc();
+    tracing::info!(target: "casgate::tls", peer = %address, %error, "handshake failed");
 }
 
 /// The peer of a connection in the clear.

@@ -9,6 +9,8 @@ pub enum Limit {
     Connections,
     /// `limits.connections-per-address`
     ConnectionsPerAddress,
+    /// Half of `limits.connections`: those that have not sent a whole ClientHello.
+    Strangers,
     /// `limits.handshakes`
     Handshakes,
     /// `limits.first-request-timeout`
@@ -50,9 +52,10 @@ pub enum Action {
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 14] = [
+    pub const ALL: [Limit; 15] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
+        Limit::Strangers,
         Limit::Handshakes,
         Limit::FirstRequestTimeout,
         Limit::IdleTimeout,
@@ -72,6 +75,7 @@ impl Limit {
         match self {
             Limit::Connections => "connections",
             Limit::ConnectionsPerAddress => "connections-per-address",
+            Limit::Strangers => "strangers",
             Limit::Handshakes => "handshakes",
             Limit::FirstRequestTimeout => "first-request-timeout",
             Limit::IdleTimeout => "idle-timeout",

@@ -1,20 +1,35 @@
 //! The accept loop. No error ends it: what accept(2) reports is about one connection, or passes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 
 use super::sockets;
-use super::worker::{Door, Newcomer};
+use super::worker::Door;
+use crate::connection::{self, Newcomer};
 use crate::live::Shared;
 use crate::snapshot::listen::ListenerId;
 
 /// Out of descriptors or memory: closing connections give some back.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until the drain begins, and hands each connection to the thread with the fewest.
-pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>, shared: Arc<Shared>) {
+/// Connections that were accepted, and are with no thread yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entering(Arc<AtomicUsize>);
+
+/// One of them, counted until dropped.
+struct OneEntering(Entering);
+
+/// Accepts until the drain begins, and hands each connection that is to be served to the thread with the fewest.
+pub(super) async fn run(
+    listener: TcpListener,
+    id: ListenerId,
+    doors: Arc<[Door]>,
+    entering: Entering,
+    shared: Arc<Shared>,
+) {
     let mut draining = shared.draining.subscribe();
     let mut is_out = false;
     loop {
@@ -22,7 +37,7 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
             accepted = listener.accept() => accepted,
             _ = draining.wait_for(|draining| *draining) => return,
         };
-        match accepted.and_then(|(tcp, address)| Ok((tcp.into_std()?, address))) {
+        match accepted {
             Ok((tcp, address)) => {
                 // One that is gone already is found to be so where it is read.
                 let _gone = sockets::prepare_accepted(&tcp);
@@ -33,15 +48,14 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
                 let limits = shared.live().snapshot.limits;
                 // Without a ticket it is closed at once.
                 if let Some(ticket) = shared.census.admit(address.ip(), &limits).await {
-                    hand_over(
-                        &doors,
-                        Newcomer {
-                            tcp,
-                            address,
-                            listener: id,
-                            ticket,
-                        },
-                    );
+                    let (shared, doors) = (Arc::clone(&shared), Arc::clone(&doors));
+                    let one = entering.one();
+                    tokio::spawn(async move {
+                        if let Some(newcomer) = connection::wait(&shared, tcp, address, id, ticket).await {
+                            hand_over(&doors, newcomer);
+                        }
+                        drop(one);
+                    });
                 }
             }
             Err(error) => {
@@ -56,6 +70,25 @@ pub(super) async fn run(listener: TcpListener, id: ListenerId, doors: Vec<Door>,
                 }
             }
         }
+    }
+}
+
+impl Entering {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn one(&self) -> OneEntering {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        OneEntering(self.clone())
+    }
+}
+
+impl Drop for OneEntering {
+    fn drop(&mut self) {
+        let OneEntering(Entering(count)) = self;
+        count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

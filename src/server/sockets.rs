@@ -83,7 +83,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Sees to it that a connection has what its listener was to hand down. One that came to an inherited socket before this
 /// program did has not.
-pub(super) fn prepare_accepted(tcp: &std::net::TcpStream) -> io::Result<()> {
+pub(super) fn prepare_accepted(tcp: &tokio::net::TcpStream) -> io::Result<()> {
     let socket = socket2::SockRef::from(tcp);
     if socket.keepalive()? {
         return Ok(());
@@ -113,7 +113,7 @@ mod tests {
             let _client = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
                 .await
                 .unwrap();
-            let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+            let accepted = listener.accept().await.unwrap().0;
             prepare_accepted(&accepted).unwrap();
             let socket = socket2::SockRef::from(&accepted);
             assert!(socket.tcp_nodelay().unwrap());

@@ -2,7 +2,6 @@
 //! connections to backends that they use.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -10,9 +9,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::connection::{self, Arrival, Ticket};
+use crate::connection::{self, Newcomer, Turns};
 use crate::live::Shared;
-use crate::snapshot::listen::ListenerId;
 
 /// A thread that serves connections, until its doors are gone.
 #[derive(Debug)]
@@ -34,15 +32,6 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Door {
     arrivals: UnboundedSender<Message>,
     connections: Arc<AtomicUsize>,
-}
-
-/// A connection on its way to a worker.
-#[derive(Debug)]
-pub(super) struct Newcomer {
-    pub(super) tcp: TcpStream,
-    pub(super) address: SocketAddr,
-    pub(super) listener: ListenerId,
-    pub(super) ticket: Ticket,
 }
 
 /// What a worker is sent.
@@ -120,6 +109,8 @@ async fn run(
     shared: Arc<Shared>,
     connections: Arc<AtomicUsize>,
 ) {
+    let turns = Arc::new(Turns::default());
+    tokio::spawn(Arc::clone(&turns).give());
     while let Some(message) = arrivals.recv().await {
         let newcomer = match message {
             Message::Newcomer(newcomer) => newcomer,
@@ -130,19 +121,9 @@ async fn run(
             }
         };
         let leave = Leave(Arc::clone(&connections));
-        let Ok(tcp) = tokio::net::TcpStream::from_std(newcomer.tcp) else {
-            continue;
-        };
-        let shared = Arc::clone(&shared);
-        let arrival = Arrival {
-            tcp,
-            address: newcomer.address,
-            listener: newcomer.listener,
-            worker,
-            ticket: newcomer.ticket,
-        };
+        let (shared, turns) = (Arc::clone(&shared), Arc::clone(&turns));
         tokio::spawn(async move {
-            connection::serve(shared, arrival).await;
+            connection::serve(shared, newcomer, worker, turns).await;
             drop(leave);
         });
     }

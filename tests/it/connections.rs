@@ -1,17 +1,15 @@
 //! How many connections there may be, and for how long they may do nothing.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use casgate::policy::method::Method;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio::net::TcpStream;
 
 use crate::harness::backend::{Backend, echo, silent, unary};
 use crate::harness::gate::{Config, Gate};
-use crate::harness::wire::{Call, Client, connect_tls_at, tls_config};
+use crate::harness::wire::{Call, Client, client_from, connect_tls_at, tls_config};
 use crate::harness::{assert_only_this_is_seen, frames, grpc, until, within};
 
 /// A configuration with keys of `[limits]` and `[log]`.
@@ -27,23 +25,6 @@ fn long_call(client: &mut Client) -> Call {
     let mut call = client.open(Method::Read);
     call.body.send_data(grpc::request(Method::Read, ""), false).unwrap();
     call
-}
-
-/// A connection from another address of this machine.
-async fn tcp_from(last: u8, gate: &Gate) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
-    socket.bind(from).unwrap();
-    socket.connect(gate.address()).await.unwrap()
-}
-
-/// A client from there.
-async fn client_from(last: u8, gate: &Gate) -> Client {
-    let config = tls_config(gate, Some(&gate.config.authority.client("reader")));
-    let tcp = tcp_from(last, gate).await;
-    let connector = TlsConnector::from(Arc::new(config));
-    let tls = within("a handshake", connector.connect("localhost".try_into().unwrap(), tcp)).await;
-    Client::over(tls.unwrap(), &h2::client::Builder::new()).await
 }
 
 async fn client_at(address: SocketAddr, tls: rustls::ClientConfig) -> Client {

@@ -4,6 +4,7 @@ mod control;
 mod honest;
 mod resets;
 mod slow;
+mod strangers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

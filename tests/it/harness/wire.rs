@@ -4,7 +4,7 @@ mod scripted;
 mod tap;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use http::{HeaderMap, Request, StatusCode};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -99,6 +99,23 @@ pub(crate) async fn connect_tls_at(address: SocketAddr, config: ClientConfig) ->
     tcp.set_nodelay(true)?;
     let name = "localhost".try_into().unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+}
+
+/// A connection from another address of this machine.
+pub(crate) async fn tcp_from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0));
+    socket.bind(from).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+/// A client from there.
+pub(crate) async fn client_from(last: u8, gate: &Gate) -> Client {
+    let config = tls_config(gate, Some(&gate.config.authority.client("reader")));
+    let tcp = tcp_from(last, gate.address()).await;
+    let connector = TlsConnector::from(Arc::new(config));
+    let tls = within("a handshake", connector.connect("localhost".try_into().unwrap(), tcp)).await;
+    Client::over(tls.unwrap(), &h2::client::Builder::new()).await
 }
 
 impl Client {
