@@ -47,6 +47,7 @@ mod fault;
 mod housekeeping;
 mod instance;
 mod location;
+pub mod memory;
 mod name;
 mod objects;
 mod rarely;
@@ -78,6 +79,7 @@ use self::blobs::Blobs;
 use self::completeness::WholeTrees;
 use self::fault::Fault;
 use self::location::Location;
+use self::memory::{Callers, Reserving};
 use self::objects::Objects;
 use self::records::Records;
 use self::space::Waits;
@@ -90,8 +92,10 @@ pub use self::space::Meters;
 const LARGEST_MESSAGE: usize = 16 << 20;
 
 /// Flow-control windows of a connection and of its streams (RFC 9113, section 5.2), in bytes.
-const CONNECTION_WINDOW: u32 = 16 << 20;
-const STREAM_WINDOW: u32 = 4 << 20;
+///
+/// That of a connection never limits: a caller whose uploads wait holds back those streams, and nobody else's.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+const STREAM_WINDOW: u32 = 256 << 10;
 const FRAME: u32 = 256 << 10;
 
 /// Streams at a time. Bazel stalls at a limit, and a connection of the gate carries many clients.
@@ -161,11 +165,16 @@ impl Store {
 
     /// Serves one HTTP/2 connection (prior knowledge, RFC 9113, section 3.3) until the peer closes
     /// it. Calls run as tasks of the current tokio runtime.
-    pub async fn serve<IO>(self, io: IO)
+    ///
+    /// What is kept for a call is reserved with its caller, of those that are given.
+    pub async fn serve<IO>(self, io: IO, callers: Arc<dyn Callers>)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = TowerToHyperService::new(self.routes);
+        let service = Reserving {
+            routes: TowerToHyperService::new(self.routes),
+            callers,
+        };
         let connection = http2::Builder::new(TokioExecutor::new())
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_stream_window_size(STREAM_WINDOW)

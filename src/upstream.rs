@@ -1,6 +1,7 @@
 //! The backends, and the only door to them: [`Backend::send`], which asks for a [`Permit`].
 
 mod address;
+mod callers;
 mod check;
 mod dial;
 mod endpoint;
@@ -16,6 +17,7 @@ use http::{HeaderMap, Method as HttpMethod, Request, Version};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use crate::clients::Purse;
 use crate::connection::Caller;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -23,6 +25,7 @@ use crate::policy::method::Method;
 use crate::snapshot::backends::{BackendPlan, MEMORY, Target};
 use crate::store::{Meters, Store};
 
+use callers::Callers;
 use dial::Dialer;
 use endpoint::Endpoint;
 pub use health::Condition;
@@ -37,6 +40,8 @@ pub use stream::{Head, Sent};
 pub struct Backend {
     plan: BackendPlan,
     store: Option<Store>,
+    /// Whose the calls to it are.
+    callers: Option<Arc<Callers>>,
     /// At least one.
     endpoints: Vec<Arc<Endpoint>>,
     health: Arc<Health>,
@@ -64,13 +69,17 @@ pub enum OpenError {
         /// What was given.
         authority: String,
     },
+    /// A metric has no name.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
 }
 
 /// For whom a stream is opened: streams are shared out fairly among those who call, however many connections they have.
 #[derive(Clone, Copy, Debug)]
-pub struct Client {
+pub struct Client<'a> {
     worker: usize,
     party: u64,
+    purse: &'a Arc<Purse>,
 }
 
 /// Why a call did not reach a backend.
@@ -93,12 +102,13 @@ pub struct Outbound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(Number);
 
-impl Client {
+impl Client<'_> {
     /// The client at the other end of this connection.
-    pub fn of(caller: &Arc<Caller>) -> Client {
+    pub fn of(caller: &Arc<Caller>) -> Client<'_> {
         Client {
             worker: caller.worker,
             party: caller.member.party().number(),
+            purse: &caller.purse,
         }
     }
 }
@@ -130,18 +140,27 @@ impl Backend {
             },
             _ => None,
         };
+        let callers = match store {
+            Some(_) => Some(Callers::new(threads)?),
+            None => None,
+        };
         let mut endpoints = Vec::new();
         for (number, target) in plan.endpoints.iter().enumerate() {
             if store.is_some() {
                 health.reached(number);
             }
-            let dialer = Arc::new(Dialer::new(target.clone(), store.clone(), serve_on.clone()));
+            let dialer = Arc::new(Dialer::new(
+                target.clone(),
+                store.clone().zip(callers.clone()),
+                serve_on.clone(),
+            ));
             let endpoint = Endpoint::new(&plan, (number, target), dialer, threads, &health, &metrics)?;
             endpoints.push(Arc::new(endpoint));
         }
         let mut backend = Backend {
             plan,
             store,
+            callers,
             endpoints,
             health,
             checks: Vec::new(),
@@ -237,7 +256,7 @@ impl Backend {
     pub async fn send(
         &self,
         permit: Permit,
-        client: Client,
+        client: Client<'_>,
         headers: HeaderMap,
         end_of_stream: bool,
         refused: Option<Place>,
@@ -250,6 +269,8 @@ impl Backend {
             Method::Write => Size::Bulk,
             _ => Size::Short,
         };
+        let callers = self.callers.as_ref();
+        let ticket = callers.and_then(|callers| callers.note(client.worker, client.purse, request.headers_mut()));
         // A connection may turn out to be closed only when it is used: one more try for each that there can be.
         for _ in 0..=self.plan.max_connections * self.endpoints.len() {
             let (endpoint, mut channel) = match self.channel(client, size, refused).await {
@@ -266,7 +287,10 @@ impl Backend {
             *request.uri_mut() = endpoint.uri(client.worker, permit.method());
             let place = Place(endpoint.number);
             return match channel.send(request, end_of_stream) {
-                Ok(stream) => Ok(Outbound { permit, stream, place }),
+                Ok(mut stream) => {
+                    stream.keep(ticket);
+                    Ok(Outbound { permit, stream, place })
+                }
                 Err(error) => Err((permit, Unreachable(crate::http2::plain(&error)))),
             };
         }
@@ -276,7 +300,7 @@ impl Backend {
     /// A connection to the endpoint that is best for the next call.
     async fn channel(
         &self,
-        client: Client,
+        client: Client<'_>,
         size: Size,
         refused: Option<Place>,
     ) -> Result<(&Endpoint, Channel), Unreachable> {
@@ -319,7 +343,7 @@ impl Drop for Backend {
 }
 
 /// A connection to this endpoint. Only who has to wait for it needs the room that waiting takes.
-async fn connection(endpoint: &Endpoint, client: Client, size: Size) -> Result<Channel, Unreachable> {
+async fn connection(endpoint: &Endpoint, client: Client<'_>, size: Size) -> Result<Channel, Unreachable> {
     let pool = endpoint.pool(client.worker);
     let pool = pool.ok_or_else(|| Unreachable("no such thread".to_owned()))?;
     match pool.channel_now(client.party, size) {

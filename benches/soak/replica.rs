@@ -1,8 +1,10 @@
 //! A backend: the store of casgate, behind a unix socket, in a process that can be killed. Two of them share a folder.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use casgate::store::Store;
+use casgate::store::memory::Everything;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::UnixListener;
 
@@ -17,6 +19,6 @@ pub(crate) async fn run(socket: &Path, folder: &Path) -> Result<()> {
     let listener = UnixListener::bind(socket)?;
     loop {
         let (unix, _) = listener.accept().await?;
-        tokio::spawn(store.clone().serve(unix));
+        tokio::spawn(store.clone().serve(unix, Arc::new(Everything::default())));
     }
 }

@@ -36,6 +36,8 @@ pub const FLOOR: u64 = 64 * 1024;
 const STEP: u64 = 64 * 1024;
 /// A purse that has so many bytes more than it needs gives back all but [`STEP`] of them.
 const MOST_SPARE: u64 = 256 * 1024;
+/// Reservations of one party that may wait at a time; each may have some of its window's bytes meanwhile.
+const MOST_WAITING: usize = 64;
 
 /// The memory that is kept for all clients together.
 #[derive(Debug)]
@@ -60,6 +62,8 @@ pub struct Account {
     ledger: Arc<Ledger>,
     /// Bytes that are drawn, windows included, without the floors.
     held: AtomicU64,
+    /// Its reservations that wait.
+    waiting: AtomicUsize,
 }
 
 /// What one connection has of its account.
@@ -115,6 +119,7 @@ impl Ledger {
         Arc::new(Account {
             ledger: Arc::clone(self),
             held: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -298,14 +303,14 @@ impl Reservation {
     /// The same, but waits so long for others to end. The caller must hold no memory that others wait for.
     ///
     /// # Errors
-    /// [`Full`], where the time is over.
+    /// [`Full`], where the time is over, or where 64 others of this party wait already.
     pub async fn grow_when_free(&mut self, bytes: u64, patience: Duration) -> Result<(), Full> {
         if self.grow(bytes).is_ok() {
             return Ok(());
         }
         let purse = Arc::clone(&self.purse);
         let ledger = &purse.account.ledger;
-        let _waiting = Waiting::at(ledger);
+        let _waiting = Waiting::at(&purse.account)?;
         let grow = async {
             loop {
                 // Before it is tried, so that nothing is missed in between.
@@ -359,17 +364,21 @@ impl fmt::Debug for Reservation {
 }
 
 /// Counts one that waits, until dropped.
-struct Waiting<'a>(&'a Ledger);
+struct Waiting<'a>(&'a Account);
 
 impl<'a> Waiting<'a> {
-    fn at(ledger: &'a Ledger) -> Waiting<'a> {
-        ledger.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(ledger)
+    fn at(account: &'a Account) -> Result<Waiting<'a>, Full> {
+        let more = |waiting: usize| (waiting < MOST_WAITING).then_some(waiting + 1);
+        let counted = account.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.map_err(|_| Full)?;
+        account.ledger.waiting.fetch_add(1, Ordering::Relaxed);
+        Ok(Waiting(account))
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        self.0.ledger.waiting.fetch_sub(1, Ordering::Relaxed);
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

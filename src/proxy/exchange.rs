@@ -34,7 +34,7 @@ pub(super) struct Exchange<'a> {
     /// The backend.
     pub(super) backend: &'a Arc<Backend>,
     /// Whose share of the streams is used.
-    pub(super) client: Client,
+    pub(super) client: Client<'a>,
     /// The request headers, fit for the backend.
     pub(super) headers: HeaderMap,
     /// What the caller is told of the capabilities, where the answer is edited.

@@ -31,7 +31,7 @@ pub(super) struct OwnCalls<'a> {
     /// What the configuration gives to the caller.
     pub(super) view: &'a View,
     /// Whose share of the streams is used.
-    pub(super) client: Client,
+    pub(super) client: Client<'a>,
     /// The call that they are made for.
     pub(super) permit: &'a Permit,
     /// The caller's headers, fit for a backend.

@@ -20,7 +20,7 @@ use super::upload::Upload;
 
 /// Most bytes in one piece of a blob that is read, and so in one `ReadResponse`. Clients take
 /// messages of 4 MiB; smaller ones keep the memory of a stream small.
-pub(super) const PIECE: usize = 512 << 10;
+pub(super) const PIECE: usize = 256 << 10;
 
 /// The bytes of a blob, in pieces of at most [`PIECE`].
 pub(super) type Pieces = BoxStream<'static, Result<Bytes, Fault>>;
@@ -151,7 +151,7 @@ fn whole(digest: &BlobDigest, size: u64) -> bool {
     whole
 }
 
-/// Reads a file in pieces. One read of half a megabyte keeps a blocking thread for well under a
+/// Reads a file in pieces. One read of a quarter of a megabyte keeps a blocking thread for well under a
 /// millisecond, and holds no more than that for a stream whose client is slow.
 fn from_file(digest: BlobDigest, file: File, range: Range<u64>, hold: Option<Hold>) -> Pieces {
     let state = Some((file, range, hold));

@@ -7,12 +7,13 @@ use bazel_remote_apis::google::bytestream::{
     QueryWriteStatusRequest, QueryWriteStatusResponse, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Cache;
+use super::blobs::PIECE;
 use super::fault::Fault;
 use super::name::{BlobName, UploadName};
+use super::{Cache, memory};
 
 /// How long an answer waits for the client to end its stream after `finish_write`. Nearly all have
 /// done so already, and are spared a RST_STREAM.
@@ -45,9 +46,16 @@ impl ByteStream for Cache {
         };
         let read = self.blobs.read(&name.instance, &name.digest, start..end);
         let pieces = read.await?.ok_or(Fault::NoBlob(name.digest))?;
-        let responses = pieces.map(|piece| {
-            let data = Vec::from(piece?);
-            Ok(ReadResponse { data })
+        let responses = stream::try_unfold((pieces, end - start), |(mut pieces, left)| async move {
+            // Before it is read, so that whoever waits holds nothing. On its way out it is reserved anew.
+            let room = memory::reserve_when_free(left.min(PIECE as u64)).await?;
+            let Some(piece) = pieces.next().await.transpose()? else {
+                return Ok(None);
+            };
+            drop(room);
+            let left = left.saturating_sub(piece.len() as u64);
+            let data = Vec::from(piece);
+            Ok(Some((ReadResponse { data }, (pieces, left))))
         });
         Ok(Response::new(responses.boxed()))
     }

@@ -16,7 +16,7 @@ use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
 use super::walk::{Stop, Walk};
-use super::{Cache, check_digest_function};
+use super::{Cache, check_digest_function, memory};
 
 /// Most bytes of blobs in one batch. With what is around them, a message gets larger than the
 /// 4 MiB that gRPC clients take by default: [`super::capabilities`] announces somewhat less.
@@ -24,6 +24,9 @@ pub(super) const LARGEST_BATCH: u64 = 4 << 20;
 
 /// Blobs of one request that are worked on at a time.
 pub(super) const AT_ONCE: usize = 16;
+
+/// Bytes that a digest of a request takes while it is answered.
+const DIGEST_BYTES: u64 = 320;
 
 /// Most directories and most bytes in one `GetTreeResponse`.
 const PAGE: usize = 1000;
@@ -38,6 +41,8 @@ impl ContentAddressableStorage for Cache {
         let request = request.into_inner();
         check_digest_function(request.digest_function)?;
         let instance = Instance::parse(&request.instance_name)?;
+        // Each of them is there as it came, as it was read, and in the answer.
+        let _room = memory::reserve(request.blob_digests.len() as u64 * DIGEST_BYTES)?;
         let digests = request
             .blob_digests
             .iter()
@@ -90,7 +95,9 @@ impl ContentAddressableStorage for Cache {
         let instance = Instance::parse(&request.instance_name)?;
         // Negative sizes add nothing here and are refused one by one.
         let sizes = request.digests.iter().map(|digest| digest.size_bytes);
-        check_batch(sizes.map(|size| u64::try_from(size).unwrap_or(0)))?;
+        let total = check_batch(sizes.map(|size| u64::try_from(size).unwrap_or(0)))?;
+        // What is read, and what it is encoded to.
+        let room = memory::reserve_when_free(2 * total).await?;
         let responses = stream::iter(request.digests)
             .map(|digest| {
                 let instance = &instance;
@@ -111,7 +118,9 @@ impl ContentAddressableStorage for Cache {
             .buffered(AT_ONCE)
             .collect()
             .await;
-        Ok(Response::new(reapi::BatchReadBlobsResponse { responses }))
+        let mut response = Response::new(reapi::BatchReadBlobsResponse { responses });
+        memory::keep_until_encoded(room, &mut response);
+        Ok(response)
     }
 
     type GetTreeStream = BoxStream<'static, Result<reapi::GetTreeResponse, Status>>;
@@ -224,7 +233,8 @@ async fn next_page(
     Ok((directories, carry))
 }
 
-fn check_batch(sizes: impl Iterator<Item = u64>) -> Result<(), Fault> {
+/// The bytes of a batch.
+fn check_batch(sizes: impl Iterator<Item = u64>) -> Result<u64, Fault> {
     let total = sizes.fold(0_u64, u64::saturating_add);
     if total > LARGEST_BATCH {
         return Err(Fault::BatchTooLarge {
@@ -232,7 +242,7 @@ fn check_batch(sizes: impl Iterator<Item = u64>) -> Result<(), Fault> {
             limit: LARGEST_BATCH,
         });
     }
-    Ok(())
+    Ok(total)
 }
 
 /// The status of one blob in a batch.

@@ -175,6 +175,11 @@ pub(super) enum Fault {
     /// The storage's. The source goes to the log, not to the caller: it names files.
     #[error("the cache can't use its storage; its log says why")]
     Storage(#[source] object_store::Error),
+    /// The caller's other calls: what may be kept for it is used up.
+    #[error(
+        "casgate keeps as much in memory for this caller as it may (limits.memory); try again when other calls have ended"
+    )]
+    NoMemory,
     /// Nobody's: a method that this store does not have.
     #[error("{0} is not supported by this cache")]
     Unsupported(&'static str),
@@ -207,7 +212,7 @@ impl Fault {
             Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => Code::FailedPrecondition,
             Self::OverQuota { .. } | Self::NoRoom | Self::DiskFull(_) => Code::ResourceExhausted,
             Self::Damaged(_) => Code::DataLoss,
-            Self::UploadBusy(_) | Self::Storage(_) => Code::Unavailable,
+            Self::UploadBusy(_) | Self::NoMemory | Self::Storage(_) => Code::Unavailable,
             Self::Unsupported(_) => Code::Unimplemented,
         }
     }

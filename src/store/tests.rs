@@ -34,6 +34,7 @@ use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
 
 use super::digest::BlobDigest;
+use super::memory::Everything;
 use super::{Meters, Store};
 
 /// What a store with a quota tells, to nobody else.
@@ -166,7 +167,7 @@ impl Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let (near, far) = tokio::io::duplex(256 << 10);
         self.connections.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(self.store.clone().serve(far));
+        tokio::spawn(self.store.clone().serve(far, Arc::new(Everything::default())));
         ready(Ok(TokioIo::new(near)))
     }
 }

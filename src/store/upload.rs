@@ -1,11 +1,12 @@
 //! One blob on its way in.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use object_store::path::Path;
 use object_store::{MultipartUpload, PutPayload, UploadPart};
 
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
+use super::memory::{self, Reserve};
 use super::objects::{Bounded, Objects};
 
 /// Bytes that are collected before they go to the object store. A blob of less is written in one
@@ -13,6 +14,9 @@ use super::objects::{Bounded, Objects};
 ///
 /// Stores in the cloud want parts of at least 5 MiB; this will have to come with the store then.
 pub(super) const PART: usize = 512 << 10;
+
+/// Pieces of fewer bytes are copied together. A client may send its bytes one by one, and each piece takes 80 bytes besides.
+const SMALL: usize = 16 << 10;
 
 /// A blob of which a prefix has arrived.
 ///
@@ -33,7 +37,12 @@ struct State {
     received: u64,
     /// Received, hashed, and not yet given to the object store.
     buffer: Vec<Bytes>,
+    /// Small pieces that came behind it.
+    tail: BytesMut,
+    /// Bytes of both.
     buffered: usize,
+    /// What is buffered or on its way, of the caller that began.
+    reserved: Option<Box<dyn Reserve>>,
     multipart: Option<Box<dyn MultipartUpload>>,
     /// A part on its way. It lives here, not on the stack of a call: where the call is cancelled,
     /// the part is finished by whoever goes on.
@@ -53,7 +62,9 @@ impl Upload {
                 hasher: Hasher::new(),
                 received: 0,
                 buffer: Vec::new(),
+                tail: BytesMut::new(),
                 buffered: 0,
+                reserved: None,
                 multipart: None,
                 in_flight: None,
                 broken: false,
@@ -95,7 +106,9 @@ impl Upload {
             });
         }
         self.room.grow(data.len() as u64).await?;
-        let full = self.state.buffered + data.len() >= PART;
+        // Where nothing more may be kept, it is written at once: so long its message is reserved anyway.
+        let may_stay = self.state.reserve(data.len() as u64)?;
+        let full = self.state.buffered + data.len() >= PART || !may_stay;
         let whole = received == self.digest.size() && self.state.multipart.is_none();
         if full && !whole && self.state.multipart.is_none() {
             self.state.multipart = Some(self.objects.begin(&self.path).await?);
@@ -103,8 +116,7 @@ impl Upload {
 
         self.state.hasher.update(&data);
         self.state.received = received;
-        self.state.buffered += data.len();
-        self.state.buffer.push(data);
+        self.state.keep(data);
         if full && !whole {
             self.flush();
         }
@@ -156,6 +168,7 @@ impl Upload {
 
     fn take_buffer(&mut self) -> PutPayload {
         self.state.buffered = 0;
+        self.state.end_tail();
         self.state.buffer.drain(..).collect()
     }
 
@@ -167,10 +180,49 @@ impl Upload {
         if let Some(part) = &mut self.state.in_flight {
             let result = part.await;
             self.state.in_flight = None;
+            self.state.release();
             self.state.broken = result.is_err();
             result?;
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Reserves bytes; false where no more may be kept.
+    fn reserve(&mut self, bytes: u64) -> Result<bool, Fault> {
+        let reserved = match &mut self.reserved {
+            Some(reserved) => reserved,
+            none => none.insert(memory::reservation()?),
+        };
+        Ok(reserved.grow(bytes))
+    }
+
+    /// Gives back what is not buffered any more.
+    fn release(&mut self) {
+        if let Some(reserved) = &mut self.reserved {
+            let spare = reserved.bytes().saturating_sub(self.buffered as u64);
+            reserved.shrink(spare);
+        }
+    }
+
+    fn keep(&mut self, data: Bytes) {
+        self.buffered += data.len();
+        if data.len() >= SMALL {
+            self.end_tail();
+            self.buffer.push(data);
+            return;
+        }
+        self.tail.extend_from_slice(&data);
+        if self.tail.len() >= SMALL {
+            self.end_tail();
+        }
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.buffer.push(std::mem::take(&mut self.tail).freeze());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use super::address;
+use super::callers::Callers;
 use crate::http2;
 use crate::http2::gather::{Clear, Gather, Outbox, Records};
 use crate::snapshot::backends::Target;
@@ -24,6 +26,8 @@ use crate::store::Store;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of one answer that may arrive before the client takes them; the bound of a call's memory on this side.
 const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The same of the embedded store, which is near.
+const STORE_STREAM_WINDOW: u32 = 256 * 1024;
 /// The connection's own window never limits: a client that reads slowly may hold back its stream and no other.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Bytes of headers or trailers that a backend may send: h2 ends the connection, which all share, of one that sends four
@@ -51,15 +55,15 @@ pub(super) struct Dialed {
 #[derive(Debug)]
 pub(super) struct Dialer {
     target: Target,
-    store: Option<Store>,
+    store: Option<(Store, Arc<Callers>)>,
     serve_on: Handle,
     /// Attempts that failed: the next one begins at another address of the name.
     failures: AtomicUsize,
 }
 
 impl Dialer {
-    /// `store` is there when the target is the embedded one; it is served on the runtime of `serve_on`.
-    pub(super) fn new(target: Target, store: Option<Store>, serve_on: Handle) -> Dialer {
+    /// `store` is there, with those who call it, when the target is the embedded one; it is served on the runtime of `serve_on`.
+    pub(super) fn new(target: Target, store: Option<(Store, Arc<Callers>)>, serve_on: Handle) -> Dialer {
         Dialer {
             target,
             store,
@@ -86,25 +90,25 @@ impl Dialer {
                 let stream = UnixStream::connect(path)
                     .await
                     .map_err(|error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display())))?;
-                handshake(Clear::new(stream)).await
+                handshake(Clear::new(stream), STREAM_WINDOW).await
             }
-            Target::Tcp(to) => handshake(Clear::new(tcp(&to.host, to.port, begin).await?)).await,
+            Target::Tcp(to) => handshake(Clear::new(tcp(&to.host, to.port, begin).await?), STREAM_WINDOW).await,
             Target::Tls(to, name, config) => {
                 let tcp = tcp(&to.host, to.port, begin).await?;
                 let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp).await?;
                 if tls.get_ref().1.alpn_protocol() != Some(crate::tls::ALPN_H2) {
                     return Err(io::Error::other("the server does not speak HTTP/2 (ALPN `h2`)"));
                 }
-                handshake(Records::new(Box::new(tls))).await
+                handshake(Records::new(Box::new(tls)), STREAM_WINDOW).await
             }
             Target::Store(_) => {
-                let store = self
+                let (store, callers) = self
                     .store
                     .clone()
                     .ok_or_else(|| io::Error::other("the store is not open"))?;
                 let (near, far) = tokio::io::duplex(STORE_PIPE);
-                self.serve_on.spawn(store.serve(far));
-                handshake(Clear::new(near)).await
+                self.serve_on.spawn(store.serve(far, callers));
+                handshake(Clear::new(near), STORE_STREAM_WINDOW).await
             }
         }
     }
@@ -116,14 +120,14 @@ async fn tcp(host: &str, port: u16, begin: usize) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn handshake<O>(outbox: O) -> io::Result<Dialed>
+async fn handshake<O>(outbox: O, window: u32) -> io::Result<Dialed>
 where
     O: Outbox + Send + 'static,
 {
     let mut builder = h2::client::Builder::new();
     builder
         .enable_push(false)
-        .initial_window_size(STREAM_WINDOW)
+        .initial_window_size(window)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(http2::MAX_FRAME_SIZE)
         .max_header_list_size(MAX_HEADER_LIST)

@@ -53,7 +53,7 @@ impl Endpoint {
                 authority,
             })?;
             let pool = Pool::new(plan, number, Arc::clone(&dialer), Arc::clone(health), metrics);
-            Ok(OfThread { pool, authority })
+            Ok::<_, OpenError>(OfThread { pool, authority })
         };
         Ok(Endpoint {
             number,

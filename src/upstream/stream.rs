@@ -17,6 +17,7 @@ use http::Response;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use super::callers::Ticket;
 use super::pool::Shared;
 use super::queue::ClientId;
 use crate::http2::{self, Closed, FirstWindow};
@@ -33,6 +34,8 @@ const RESET_BURST: u32 = 8;
 pub struct Sent {
     /// Taken when it is dropped.
     parts: Option<Parts>,
+    /// Says whose it is, where a backend is to know.
+    ticket: Option<Ticket>,
 }
 
 /// The answer of a stream, to come.
@@ -88,7 +91,13 @@ impl Sent {
                 opened: Instant::now(),
                 load,
             }),
+            ticket: None,
         }
+    }
+
+    /// Keeps the number of the call while it is open.
+    pub(super) fn keep(&mut self, ticket: Option<Ticket>) {
+        self.ticket = ticket;
     }
 
     /// Both halves: the answer, and the request body with what is known of its window.
