@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, check, supervisor};
 use crate::config;
@@ -74,12 +74,16 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     tracing::info!(target: "casgate::serve", "at most {connections} connections of clients");
     ready(&gate);
     supervisor::ready();
-    gate.block_on(until_told_to_stop(&gate))
-        .map_err(|error| Failure(format!("signals can't be received: {error}")))?;
+    let signals = gate.block_on(async { Signals::new() });
+    let mut signals = signals.map_err(|error| Failure(format!("signals can't be received: {error}")))?;
+    let mut watch = Watch::new(Arc::clone(gate.shared()));
+    gate.block_on(until_told_to_stop(&gate, &mut signals, &mut watch));
     tracing::info!(target: "casgate::serve", "draining: no new connections, running calls go on");
     gate.drain();
     supervisor::stopping();
-    match gate.wait_unless(told_again(&gate)) {
+    // What is revoked meanwhile must not go on until the end, which may be hours away.
+    let told_again = until_told_to_stop(&gate, &mut signals, &mut watch);
+    match gate.wait_unless(told_again) {
         Drained::Whole => {}
         Drained::TimedOut => {
             tracing::warn!(target: "casgate::serve", "the drain timeout is over: the rest is cut off");
@@ -91,26 +95,44 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn until_told_to_stop(gate: &Gate) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut watch = Watch::new(Arc::clone(gate.shared()));
+/// The signals that are asked for, from the first wait on to the end: none is lost in between.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// Takes changed configurations into use until a signal tells to stop.
+async fn until_told_to_stop(gate: &Gate, signals: &mut Signals, watch: &mut Watch) {
     loop {
         tokio::select! {
-            Some(()) = hangup.recv() => {
-                supervisor::reloading();
+            Some(()) = signals.hangup.recv() => {
+                let is_stopping = *gate.shared().draining.borrow();
+                if !is_stopping {
+                    supervisor::reloading();
+                }
                 tell(gate, "SIGHUP", gate.shared().reload().await);
                 // Also where the configuration before goes on.
-                supervisor::ready();
+                if !is_stopping {
+                    supervisor::ready();
+                }
             }
             () = supervisor::watchdog(gate) => {}
             result = watch.reload() => tell(gate, "changed files", result),
-            Some(()) = terminate.recv() => break,
-            Some(()) = interrupt.recv() => break,
+            Some(()) = signals.terminate.recv() => return,
+            Some(()) = signals.interrupt.recv() => return,
         }
     }
-    Ok(())
 }
 
 fn tell(gate: &Gate, cause: &str, result: Result<(), ReloadError>) {
@@ -130,18 +152,5 @@ fn tell(gate: &Gate, cause: &str, result: Result<(), ReloadError>) {
                 tracing::error!(target: "casgate::reload", cause, "configuration kept as it was: {line}");
             }
         }
-    }
-}
-
-/// A second signal during the drain. tokio keeps SIGHUP from ending the program, now that it was once waited for.
-async fn told_again(gate: &Gate) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = supervisor::watchdog(gate) => {}
     }
 }

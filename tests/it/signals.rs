@@ -72,3 +72,46 @@ async fn who_says_it_twice_does_not_wait() {
         assert!(reply.error.is_some(), "{second}: {reply:?}");
     }
 }
+
+/// By SIGHUP, and where the files have changed.
+#[tokio::test]
+async fn who_is_revoked_while_it_drains_ends_and_nobody_else() {
+    for signal in [true, false] {
+        let backend = Backend::start(unary);
+        let mut config = Config::to(&backend);
+        let file = config.authority.revoke(&[]);
+        config.files.insert("list.pem", file);
+        config.listen.push_str("client-crl = [\"list.pem\"]\n");
+        config
+            .top
+            .push_str(&format!("\nwatch = {}\nlog = {{ format = \"json\" }}", !signal));
+        let mut gate = Gate::spawn(config).await;
+        let [revoked, other] = ["writer", "writer"].map(|name| gate.config.authority.client(name));
+        let mut calls = Vec::new();
+        for credentials in [&revoked, &other] {
+            let mut client = gate.client_with(credentials).await;
+            let mut call = client.open(Method::Write);
+            assert!(call.send(grpc::write(10)).await);
+            calls.push((client, call));
+        }
+        backend.until("the calls run", |seen| seen.len() == 2).await;
+        gate.signal("TERM");
+        until("it drains", || says(&gate, "draining: no new connections")).await;
+        let list = gate.config.authority.revoke(&[&revoked]);
+        std::fs::write(gate.dir().join("list.pem"), list).unwrap();
+        if signal {
+            gate.signal("HUP");
+        }
+        let (_client, call) = calls.remove(0);
+        let reply = call.reply().await;
+        assert_eq!(reply.code(), Some(7), "{signal}: {reply:?}");
+        assert!(reply.message().contains("it is revoked"), "{}", reply.message());
+        let (_client, mut call) = calls.remove(0);
+        assert!(call.send(grpc::write(10)).await);
+        call.end();
+        let reply = call.reply().await;
+        assert_eq!(reply.code(), Some(0), "{signal}: {reply:?}");
+        let status = gate.ended().await;
+        assert!(status.success(), "{signal}: {status}");
+    }
+}
