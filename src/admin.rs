@@ -1,5 +1,7 @@
 //! The listener for monitoring: `/metrics`, `/livez` and `/readyz` over clear HTTP/1.1.
 
+mod visitors;
+
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -14,42 +16,52 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use crate::live::Shared;
 use crate::upstream::Condition;
 
-/// Connections at once; others wait in the queue of the system.
+use visitors::Visitors;
+
+/// Connections at once. One more ends the one that has asked for nothing for the longest time: those that are kept open keep
+/// no orchestrator from `/livez`, which would end the program for it.
 const MOST_CONNECTIONS: usize = 64;
 /// How long a connection may last, whatever it does; a monitor that keeps one open makes another.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a request may take to come, and so how long a connection may be without one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request that are kept at most.
+const LONGEST_HEAD: usize = 16 * 1024;
 
 /// Serves until dropped.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let visitors = Arc::new(Visitors::new(MOST_CONNECTIONS));
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-            return;
-        };
-        let Ok((tcp, _)) = listener.accept().await else {
+        let Ok((tcp, address)) = listener.accept().await else {
             // Out of descriptors, or a client that went away: the next one may have more luck.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        let visitor = visitors.enter(address.ip());
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let service = service_fn(|request| {
+                visitor.asks();
                 let response = answer(&request, &shared);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(LONGEST_HEAD)
                 .serve_connection(TokioIo::new(tcp), service);
-            if let Ok(Err(error)) = tokio::time::timeout(TIMEOUT, connection).await {
-                tracing::debug!(target: "casgate::admin", %error, "connection ended");
+            tokio::select! {
+                ended = tokio::time::timeout(TIMEOUT, connection) => {
+                    if let Ok(Err(error)) = ended {
+                        tracing::debug!(target: "casgate::admin", %error, "connection ended");
+                    }
+                }
+                () = visitor.told_to_leave() => {}
             }
-            drop(permit);
         });
     }
 }

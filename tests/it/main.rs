@@ -28,6 +28,7 @@
     reason = "a test says by a panic what is wrong"
 )]
 
+mod admin;
 mod adversarial;
 mod ambiguity;
 mod asset_uris;
