@@ -12,6 +12,7 @@ mod meter;
 mod party;
 mod resets;
 mod turns;
+mod watches;
 mod window;
 
 use std::future::poll_fn;
@@ -35,6 +36,7 @@ pub use entrance::{Newcomer, wait};
 pub use meter::{Direction, Meter};
 pub use party::{Member, Parties, Party, PartyCall};
 pub use turns::Turns;
+pub use watches::Watches;
 
 use census::Slot;
 
@@ -43,6 +45,7 @@ use crate::http2::gather::{Clear, Gather, Outbox, Records};
 use crate::live::Shared;
 use crate::metrics::{Action, Limit};
 use crate::policy::identity::Identity;
+use crate::policy::method::Method;
 use crate::proxy;
 use crate::snapshot::listen::{ListenerId, Security};
 
@@ -180,8 +183,15 @@ async fn run<O: Outbox>(
     let idle = until_idle(&caller, ticket);
     let expired = caller.until_expired();
     let mut window = window::Window::new(&caller);
-    let begin = |(request, respond)| {
-        let open = ticket.call();
+    let begin = |(request, respond): Call| {
+        // Who only watches does nothing: it needs no right, and must not keep its connection for ever.
+        let is_watch = request.uri().path() == Method::HealthWatch.path();
+        let open = if is_watch {
+            ticket.is_asked();
+            None
+        } else {
+            Some(ticket.call())
+        };
         let caller = Arc::clone(&caller);
         // Without the span: an access line names its peer itself, whatever is filtered.
         // Boxed: a task moves what it runs several times, and this is large.
@@ -193,6 +203,9 @@ async fn run<O: Outbox>(
     let flood = flood.begun();
     tokio::pin!(silent, idle, expired, flood);
     loop {
+        if is_draining {
+            caller.watches.end();
+        }
         tokio::select! {
             biased;
             // First: what the client is told of it is written with the rest.

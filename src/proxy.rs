@@ -91,7 +91,7 @@ async fn try_handle(
     let view = caller.view();
     let _counted = metered::count(caller, &view.live.snapshot.limits)?;
     if service == Service::Health {
-        return Box::pin(answer.health(method, caller.shared.draining.subscribe(), &mut held)).await;
+        return Box::pin(answer.health(method, caller, &mut held)).await;
     }
     let (snapshot, identity) = (&view.live.snapshot, &caller.peer.identity);
     answer.wait_at_most(snapshot.limits.stall_timeout);

@@ -128,6 +128,9 @@ pub enum Rejection {
     /// The client sent nothing of its request for too long, and was given up.
     #[error("the client sent nothing of its request for as long as `limits.stall-timeout`")]
     Silent,
+    /// A watch of the health whose connection did nothing else for too long.
+    #[error("this connection is closed, since it has done nothing for long: watch again on another one")]
+    Idle,
     /// The client reset the stream or closed the connection.
     #[error("the client cancelled the call")]
     Cancelled,
@@ -142,6 +145,8 @@ pub enum Excess {
     Calls,
     /// Calls that are open at once, by all rules.
     CallsOfCertificate,
+    /// Watches of the health that are open on a connection.
+    Watches,
 }
 
 impl fmt::Display for Excess {
@@ -150,6 +155,7 @@ impl fmt::Display for Excess {
             Excess::Rate => "makes calls faster than it may here",
             Excess::Calls => "has more calls open than it may here",
             Excess::CallsOfCertificate => "has as many calls open as anybody may here",
+            Excess::Watches => "has as many watches of the health open as a connection may here",
         })
     }
 }
@@ -181,7 +187,9 @@ impl Rejection {
             | Rejection::Reference(_) => Code::InvalidArgument,
             Rejection::TooLarge(_) => Code::Unknown,
             // Never RESOURCE_EXHAUSTED: BuildStream takes that for a cache that is full, or for a blob that is there already.
-            Rejection::Unavailable { .. } | Rejection::Audit(_) | Rejection::Limited(..) => Code::Unavailable,
+            Rejection::Unavailable { .. } | Rejection::Audit(_) | Rejection::Limited(..) | Rejection::Idle => {
+                Code::Unavailable
+            }
             Rejection::NotGrpc { code, .. } => *code,
             Rejection::Stalled | Rejection::Silent | Rejection::Cancelled => Code::Cancelled,
         }
@@ -216,6 +224,8 @@ impl Rejection {
             Rejection::Limited(_, Excess::Rate, _) => "over-rate",
             Rejection::Limited(_, Excess::Calls, _) => "over-max-calls",
             Rejection::Limited(_, Excess::CallsOfCertificate, _) => "over-calls-per-certificate",
+            Rejection::Limited(_, Excess::Watches, _) => "over-watches",
+            Rejection::Idle => "idle",
             Rejection::Stalled => "stalled",
             Rejection::Silent => "silent",
             Rejection::Cancelled => "cancelled",

@@ -14,6 +14,7 @@ use super::budget::Budget;
 use super::meter::Meter;
 use super::party::Member;
 use super::resets::Resets;
+use super::watches::Watches;
 use super::window::Need;
 use crate::clients::Purse;
 use crate::forward::Headers;
@@ -57,6 +58,8 @@ pub struct Caller {
     pub kept: Budget,
     /// What is kept for its calls.
     pub purse: Arc<Purse>,
+    /// Its watches of the health.
+    pub watches: Watches,
     /// Whose connection it is, of the several that one may have.
     pub member: Member,
     need: AtomicU8,
@@ -118,6 +121,7 @@ impl Caller {
             shared,
             kept: Budget::new(MOST_KEPT),
             purse: member.party().account().purse(),
+            watches: Watches::default(),
             member,
             need: AtomicU8::new(Need::Nothing as u8),
             hurry: Notify::new(),

@@ -314,6 +314,12 @@ impl Ticket {
         }
     }
 
+    /// Notes that a call has begun that is no work, however long it stays.
+    pub(super) fn is_asked(&self) {
+        self.entry.has_called.store(true, Ordering::Relaxed);
+        self.entry.idle_since.store(self.entry.clock.now(), Ordering::Relaxed);
+    }
+
     /// Tells whether calls are open.
     pub(super) fn has_calls(&self) -> impl Fn() -> bool + use<> {
         let entry = Arc::clone(&self.entry);

@@ -33,6 +33,8 @@ pub enum Limit {
     MaxCalls,
     /// `limits.calls-per-certificate`
     CallsPerCertificate,
+    /// Watches of the health on a connection.
+    HealthWatches,
     /// `limits.memory`
     Memory,
 }
@@ -52,7 +54,7 @@ pub enum Action {
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 15] = [
+    pub const ALL: [Limit; 16] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Strangers,
@@ -67,6 +69,7 @@ impl Limit {
         Limit::Bandwidth,
         Limit::MaxCalls,
         Limit::CallsPerCertificate,
+        Limit::HealthWatches,
         Limit::Memory,
     ];
 
@@ -87,6 +90,7 @@ impl Limit {
             Limit::Bandwidth => "bandwidth",
             Limit::MaxCalls => "max-calls",
             Limit::CallsPerCertificate => "calls-per-certificate",
+            Limit::HealthWatches => "health-watches",
             Limit::Memory => "memory",
         }
     }
@@ -98,6 +102,7 @@ impl From<Excess> for Limit {
             Excess::Rate => Limit::Rate,
             Excess::Calls => Limit::MaxCalls,
             Excess::CallsOfCertificate => Limit::CallsPerCertificate,
+            Excess::Watches => Limit::HealthWatches,
         }
     }
 }

@@ -5,21 +5,20 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, SendStream};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Response, StatusCode};
-use tokio::sync::watch;
-
 use super::call_id::CallId;
 use super::headers::NotGrpc;
 use super::metered::Pace;
 use super::own::Status;
 use super::right::Held;
+use crate::connection::Caller;
 use crate::http2::{self, Closed, Stopped};
 use crate::policy::method::Method;
-use crate::status::{Code, Rejection, encode_message};
+use crate::status::{Code, Excess, Rejection, encode_message};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
 
 const GRPC_STATUS: &str = "grpc-status";
 const GRPC_MESSAGE: &str = "grpc-message";
@@ -180,18 +179,18 @@ impl Answer {
     }
 
     /// Answers `grpc.health.v1.Health`: the gate serves until it drains. Watch stays open until then, or until the client
-    /// leaves or its certificate is withdrawn: one that stayed longer would hold up every drain to its timeout, or keep a
-    /// connection that nobody should have.
-    pub(super) async fn health(
-        &mut self,
-        method: Method,
-        mut draining: watch::Receiver<bool>,
-        held: &mut Held,
-    ) -> Result<u8, Rejection> {
+    /// leaves, its connection does nothing else for too long, or its certificate is withdrawn: one that stayed longer would
+    /// hold up every drain to its timeout, or keep a connection that nobody should have.
+    pub(super) async fn health(&mut self, method: Method, caller: &Caller, held: &mut Held) -> Result<u8, Rejection> {
+        let mut draining = caller.shared.draining.subscribe();
         if method != Method::HealthWatch {
             let status = if *draining.borrow() { NOT_SERVING } else { SERVING };
             return self.message(Ok(status)).await;
         }
+        let mut watch = caller.watches.begin().ok_or_else(|| {
+            let again = Duration::from_secs(1);
+            Rejection::Limited(caller.peer.identity.clone(), Excess::Watches, again)
+        })?;
         let mut response = Response::new(());
         let content_type = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(CONTENT_TYPE, content_type);
@@ -203,6 +202,13 @@ impl Answer {
                 _ = draining.wait_for(|draining| *draining) => {}
                 () = poll_fn(|cx| self.poll_closed(cx)) => return Err(Rejection::Cancelled),
                 rejection = held.lost_certificate() => return Err(rejection),
+                // Also at a drain, and where the certificate is withdrawn.
+                () = watch.over() => {
+                    held.check_certificate()?;
+                    if !*caller.shared.draining.borrow() {
+                        return Err(Rejection::Idle);
+                    }
+                }
             }
         }
         self.data(NOT_SERVING).await?;

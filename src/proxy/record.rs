@@ -184,6 +184,7 @@ impl Record {
             | Rejection::Reference(_)
             | Rejection::TooLarge(_)
             | Rejection::Audit(_)
+            | Rejection::Idle
             | Rejection::Cancelled => {}
         }
         if rejection.is_denial()

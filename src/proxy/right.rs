@@ -44,6 +44,14 @@ impl Held {
         self.until_refused(|_, _| Ok(())).await
     }
 
+    /// Whether the certificate is still good now.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub(super) fn check_certificate(&self) -> Result<(), Rejection> {
+        check(&self.caller, &self.caller.view())
+    }
+
     /// Ends when a denied call is not to be answered kindly any more, with what the client is told.
     pub(super) async fn lost_kindness(&mut self, method: Method, scope: &Scope, denial: &Rejection) -> Rejection {
         self.until_refused(|_, view| {

@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::harness::backend::{Backend, echo, silent, unary};
 use crate::harness::gate::{Config, Gate};
-use crate::harness::wire::{Call, Client, client_from, connect_tls_at, tls_config};
-use crate::harness::{assert_only_this_is_seen, frames, grpc, until, within};
+use crate::harness::wire::{Call, Client, Reply, client_from, connect_tls_at, rest, tls_config};
+use crate::harness::{assert_only_this_is_seen, frames, grpc, until, watch_health, within};
 
 /// A configuration with keys of `[limits]` and `[log]`.
 fn config(backend: &Backend, limits: &str) -> Config {
@@ -237,4 +237,58 @@ async fn a_connection_with_a_call_is_not_idle() {
     let reply = call.reply().await;
     assert_eq!(reply.code(), Some(0), "{reply:?}");
     until("it is idle now", || busy.tap.end().is_some()).await;
+}
+
+#[tokio::test]
+async fn a_watch_of_the_health_keeps_no_connection_that_does_nothing_else() {
+    let backend = Backend::start(echo);
+    let gate = Gate::start(config(&backend, "idle-timeout = 1\nanonymous-idle-timeout = 1").with_anonymous()).await;
+    for anonymous in [false, true] {
+        let mut client = match anonymous {
+            true => gate.anonymous().await,
+            false => gate.client("reader").await,
+        };
+        let (_watch, body, _) = watch_health(&mut client).await;
+        let mut reply = Reply::default();
+        within("the watch ends", rest(body, &mut reply)).await.unwrap();
+        assert_eq!(reply.code(), Some(14), "{reply:?}");
+        assert!(reply.message().contains("watch again on another one"), "{reply:?}");
+        until("the connection ends", || client.tap.end().is_some()).await;
+    }
+    let labels = ["limit=\"idle-timeout\"", "action=\"closed\""];
+    assert_eq!(gate.metric("casgate_limited_total", &labels), 2.0);
+    // One beside a call goes on, and so does one that takes little time.
+    let mut busy = gate.client("reader").await;
+    let mut call = long_call(&mut busy);
+    let (_watch, mut body, _) = watch_health(&mut busy).await;
+    let longer = tokio::time::timeout(Duration::from_millis(2500), body.data()).await;
+    assert!(longer.is_err(), "{longer:?}");
+    call.end();
+    assert_eq!(call.reply().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_connection_has_few_watches_of_the_health_and_makes_room_with_them() {
+    let backend = Backend::start(silent);
+    let gate = Gate::start(config(&backend, "connections = 16")).await;
+    let reader = gate.config.authority.client("reader");
+    let mut watcher = gate.client_with(&reader).await;
+    let mut watches = Vec::new();
+    for _ in 0..16 {
+        watches.push(watch_health(&mut watcher).await);
+    }
+    let reply = watcher.call(Method::HealthWatch, grpc::frame(b"")).await;
+    assert_eq!(reply.code(), Some(14), "{reply:?}");
+    assert!(reply.message().contains("watches of the health"), "{reply:?}");
+    let limited = |labels: &[&str]| gate.metric("casgate_limited_total", labels);
+    assert_eq!(limited(&["limit=\"health-watches\"", "action=\"refused\""]), 1.0);
+    // When all connections are taken it is one that does nothing.
+    let mut clients = Vec::new();
+    for number in 1..=16 {
+        let mut client = gate.client_with(&reader).await;
+        let call = long_call(&mut client);
+        backend.until("it runs", |seen| seen.len() == number).await;
+        clients.push((client, call));
+    }
+    until("the watcher leaves", || watcher.tap.end().is_some()).await;
 }
