@@ -11,6 +11,7 @@ mod hello;
 mod meter;
 mod party;
 mod resets;
+mod standstill;
 mod turns;
 mod watches;
 mod window;
@@ -39,6 +40,8 @@ pub use turns::Turns;
 pub use watches::Watches;
 
 use census::Slot;
+use counted::{Breach, Breaches};
+use standstill::{Progress, Standstill};
 
 use crate::http2;
 use crate::http2::gather::{Clear, Gather, Outbox, Records};
@@ -101,14 +104,15 @@ pub async fn serve(shared: Arc<Shared>, newcomer: Newcomer, worker: usize, turns
                 let config = Arc::clone(config);
                 drop(live);
                 // Boxed, here and below: what one step needs is not kept in the next.
-                if let Some((tls, peer, ticket)) = Box::pin(handshake::encrypted(&shared, arrival, config)).await {
-                    http2(shared, worker, Records::new(tls), peer, ticket).await;
+                let secure = Box::pin(handshake::encrypted(&shared, arrival, config)).await;
+                if let Some((tls, peer, ticket, progress)) = secure {
+                    http2(shared, worker, Records::new(tls), peer, ticket, progress).await;
                 }
             }
             Some(Security::Clear) => {
                 drop(live);
                 if let Some((tcp, peer, ticket)) = handshake::clear(arrival) {
-                    http2(shared, worker, Clear::new(tcp), peer, ticket).await;
+                    http2(shared, worker, Clear::new(tcp), peer, ticket, Arc::default()).await;
                 }
             }
             None => {
@@ -120,13 +124,20 @@ pub async fn serve(shared: Arc<Shared>, newcomer: Newcomer, worker: usize, turns
     .await;
 }
 
-async fn http2<O: Outbox>(shared: Arc<Shared>, worker: usize, outbox: O, peer: Peer, ticket: Ticket) {
+async fn http2<O: Outbox>(
+    shared: Arc<Shared>,
+    worker: usize,
+    outbox: O,
+    peer: Peer,
+    ticket: Ticket,
+    progress: Arc<Progress>,
+) {
     let metrics = Arc::clone(&shared.metrics);
     metrics.connections.inc();
     let caller = Arc::new(Caller::new(Arc::clone(&shared), worker, peer));
     let view = caller.view();
     let gather = Gather::new(outbox);
-    let (io, flood) = counted::Counted::new(gather.share(), Arc::clone(&caller));
+    let (io, breaches) = counted::Counted::new(gather.share(), Arc::clone(&caller), Arc::clone(&progress));
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(window::LEAST)
@@ -161,7 +172,10 @@ async fn http2<O: Outbox>(shared: Arc<Shared>, worker: usize, outbox: O, peer: P
     });
     match ticket.unless_told_to_leave(preface).await {
         None => {}
-        Some(Ok(Ok(connection))) => run(shared, caller, connection, &gather, flood, &ticket).await,
+        Some(Ok(Ok(connection))) => {
+            let watched = (breaches, Standstill::new(progress));
+            run(shared, caller, connection, &gather, watched, &ticket).await;
+        }
         Some(Ok(Err(error))) => tracing::info!(target: "casgate::connection", %error, "no HTTP/2"),
         Some(Err(_)) => tracing::info!(target: "casgate::connection", "no HTTP/2 preface within 10 s"),
     }
@@ -173,7 +187,7 @@ async fn run<O: Outbox>(
     caller: Arc<Caller>,
     mut connection: Box<Http2<O>>,
     gather: &Gather<O>,
-    flood: counted::Flood,
+    (breaches, mut standstill): (Breaches, Standstill),
     ticket: &Ticket,
 ) {
     let mut generation = shared.generation.subscribe();
@@ -200,8 +214,8 @@ async fn run<O: Outbox>(
             drop(open);
         }));
     };
-    let flood = flood.begun();
-    tokio::pin!(silent, idle, expired, flood);
+    let breach = breaches.found();
+    tokio::pin!(silent, idle, expired, breach);
     loop {
         if is_draining {
             caller.watches.end();
@@ -269,12 +283,26 @@ async fn run<O: Outbox>(
             }
             () = caller.resets_too_many() => {
                 cut_off(&caller, ticket, Limit::Resets, "too many calls were reset");
-                return calm_down(&mut connection, gather).await;
+                return close(&mut connection, gather, Reason::ENHANCE_YOUR_CALM).await;
             }
-            frame = &mut flood => {
-                let why = format!("too many frames that move no call on, the last one {frame}");
-                cut_off(&caller, ticket, Limit::ControlFrames, &why);
-                return calm_down(&mut connection, gather).await;
+            breach = &mut breach => {
+                let (limit, why, reason) = match breach {
+                    Breach::Flood(frame) => {
+                        let why = format!("too many frames that move no call on, the last one {frame}");
+                        (Limit::ControlFrames, why, Reason::ENHANCE_YOUR_CALM)
+                    }
+                    Breach::Reused => {
+                        let why = "the number of a stream was used again".to_owned();
+                        (Limit::Http2, why, Reason::PROTOCOL_ERROR)
+                    }
+                };
+                cut_off(&caller, ticket, limit, &why);
+                return close(&mut connection, gather, reason).await;
+            }
+            what = poll_fn(|cx| poll_standstill(&mut standstill, gather, cx)) => {
+                cut_off(&caller, ticket, Limit::Standstill, &format!("it stood still in the middle of {what}"));
+                // Not its fault for sure: a client that calls again may find a better way.
+                return close(&mut connection, gather, Reason::NO_ERROR).await;
             }
             () = &mut silent => {
                 tracing::info!(target: "casgate::connection", "no answer to PING: connection closed");
@@ -292,8 +320,8 @@ fn cut_off(caller: &Caller, ticket: &Ticket, limit: Limit, why: &str) {
 }
 
 /// Tells the client why it is left. The GOAWAY is written if the client takes it; nothing of it is read any more.
-async fn calm_down<O: Outbox>(connection: &mut Http2<O>, gather: &Gather<O>) {
-    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+async fn close<O: Outbox>(connection: &mut Http2<O>, gather: &Gather<O>, reason: Reason) {
+    connection.abrupt_shutdown(reason);
     let closed = poll_fn(|cx| {
         let closed = connection.poll_closed(cx);
         let _written = gather.poll_flush_all(cx);
@@ -327,6 +355,19 @@ fn poll_calls<O: Outbox>(
     let _written = gather.poll_flush_all(cx);
     cx.waker().wake_by_ref();
     Poll::Pending
+}
+
+/// Ready when the client stands still. Where it takes nothing of what is written, it may not be read either, and its calls
+/// end for that.
+fn poll_standstill<O: Outbox>(
+    standstill: &mut Standstill,
+    gather: &Gather<O>,
+    cx: &mut Context<'_>,
+) -> Poll<&'static str> {
+    if gather.has_waiting() {
+        return Poll::Pending;
+    }
+    standstill.poll(cx)
 }
 
 /// Ends when the connection has done nothing for too long; gives the limit that it reached.

@@ -1,4 +1,5 @@
-//! Sees the head of every frame that h2 reads and writes, and ends a flood of those that move no call on.
+//! Sees the head of every frame that h2 reads and writes: ends a flood of those that move no call on, and what h2 lets through
+//! though it breaks HTTP/2, and notes where in a frame the connection waits.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,14 +12,15 @@ use tokio::sync::oneshot;
 
 use super::account::Account;
 use super::caller::Caller;
-use crate::http2::heads::Heads;
+use super::standstill::{Midway, Progress};
+use crate::http2::heads::{self, Head, Heads};
 
 /// How many frames are read at most until what they have h2 say is written. A client that does not read what it is told must
 /// not make that pile up: each stream that h2 must reset waits for it with some 400 bytes. Honest clients don't come near it
 /// while they are told nothing: their windows are shut before, and so are their calls at once.
 const UNANSWERED: u32 = 8192;
 
-/// A connection whose frames are counted. From a flood on nothing of it can be read.
+/// A connection whose frames are counted. From a breach on nothing of it can be read.
 #[derive(Debug)]
 pub(super) struct Counted<IO> {
     io: IO,
@@ -28,16 +30,36 @@ pub(super) struct Counted<IO> {
     account: Account,
     /// Frames that were read since h2 could last write all that it had.
     unanswered: u32,
-    /// Gone when the flood was told of.
-    tell: Option<oneshot::Sender<&'static str>>,
+    /// The last stream that the client has opened.
+    newest: u32,
+    /// The last frame of the client.
+    last: Option<Head>,
+    /// Whether a header block has begun whose end is not there.
+    in_block: bool,
+    /// Frames of the client, those of a header block as one; and bytes.
+    frames: u32,
+    bytes: u64,
+    progress: Arc<Progress>,
+    /// Gone when a breach was told of.
+    tell: Option<oneshot::Sender<Breach>>,
 }
 
-/// Tells of a flood.
+/// For what a connection must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Breach {
+    /// Too many frames of this kind, among others.
+    Flood(&'static str),
+    /// A header block of a stream that was opened before, which does not end it: no trailers (RFC 9113, 8.1), and a number
+    /// may not be used again (5.1.1). h2 resets the stream, if the answer is not complete yet.
+    Reused,
+}
+
+/// Tells of a breach.
 #[derive(Debug)]
-pub(super) struct Flood(oneshot::Receiver<&'static str>);
+pub(super) struct Breaches(oneshot::Receiver<Breach>);
 
 impl<IO> Counted<IO> {
-    pub(super) fn new(io: IO, caller: Arc<Caller>) -> (Counted<IO>, Flood) {
+    pub(super) fn new(io: IO, caller: Arc<Caller>, progress: Arc<Progress>) -> (Counted<IO>, Breaches) {
         let (tell, told) = oneshot::channel();
         let counted = Counted {
             io,
@@ -46,40 +68,83 @@ impl<IO> Counted<IO> {
             read: Heads::of_client(),
             written: Heads::of_server(),
             unanswered: 0,
+            newest: 0,
+            last: None,
+            in_block: false,
+            frames: 0,
+            bytes: 0,
+            progress,
             tell: Some(tell),
         };
-        (counted, Flood(told))
+        (counted, Breaches(told))
     }
 
-    /// Counts what was read; false when it is a flood.
+    /// Counts what was read; false when it is a breach.
     fn count(&mut self, bytes: &[u8]) -> bool {
-        let account = &mut self.account;
-        let mut beyond = None;
-        let unanswered = &mut self.unanswered;
+        let Counted {
+            account,
+            unanswered,
+            newest,
+            last,
+            in_block,
+            frames,
+            ..
+        } = self;
+        let (mut beyond, mut is_reused) = (None, false);
         self.read.pass(bytes, |head| {
             *unanswered = unanswered.saturating_add(1);
             if !account.read(head) && beyond.is_none() {
                 beyond = Some(head.name());
             }
+            *last = Some(head);
+            match head.kind {
+                heads::CONTINUATION => *in_block &= !head.has(heads::END_HEADERS),
+                heads::HEADERS => {
+                    *frames = frames.wrapping_add(1);
+                    *in_block = !head.has(heads::END_HEADERS);
+                    is_reused |= head.stream <= *newest && !head.has(heads::END_STREAM);
+                    *newest = head.stream.max(*newest);
+                }
+                _ => *frames = frames.wrapping_add(1),
+            }
         });
-        let Some(name) = beyond else { return true };
-        let limits = self.caller.view().live.snapshot.limits;
-        if account.fill(Instant::now(), &limits) {
-            return true;
-        }
+        self.bytes += bytes.len() as u64;
+        let breach = match beyond {
+            _ if is_reused => Breach::Reused,
+            None => return true,
+            Some(name) => {
+                let limits = self.caller.view().live.snapshot.limits;
+                if self.account.fill(Instant::now(), &limits) {
+                    return true;
+                }
+                Breach::Flood(name)
+            }
+        };
         if let Some(tell) = self.tell.take() {
             // Nobody listens any more when the connection ends anyway.
-            let _ended = tell.send(name);
+            let _ended = tell.send(breach);
         }
         false
     }
+
+    /// Where the client is waited for.
+    fn midway(&self) -> Midway {
+        match self.last {
+            // The preface ends with SETTINGS.
+            None => Midway::Frame,
+            Some(_) if self.in_block || self.read.is_in_head() => Midway::Frame,
+            Some(_) if self.read.is_between_frames() => Midway::No,
+            Some(head) if head.kind == heads::DATA => Midway::Data,
+            Some(_) => Midway::Frame,
+        }
+    }
 }
 
-impl Flood {
-    /// Ends when there is a flood; gives the kind of its frames.
-    pub(super) async fn begun(self) -> &'static str {
+impl Breaches {
+    /// Ends when there is a breach.
+    pub(super) async fn found(self) -> Breach {
         match self.0.await {
-            Ok(name) => name,
+            Ok(breach) => breach,
             Err(_) => std::future::pending().await,
         }
     }
@@ -89,15 +154,20 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.tell.is_none() {
-            // Whoever was told of the flood ends the connection.
+            // Whoever was told of the breach ends the connection.
             return Poll::Pending;
         }
         if this.unanswered >= UNANSWERED {
             // It is h2's turn to write, which it does when there is nothing to read; `poll_flush` wakes the task.
+            this.progress.waits(Midway::No, this.frames, this.bytes);
             return Poll::Pending;
         }
         let before = to.filled().len();
         let poll = Pin::new(&mut this.io).poll_read(cx, to);
+        if poll.is_pending() {
+            this.progress.waits(this.midway(), this.frames, this.bytes);
+            return Poll::Pending;
+        }
         if !this.count(to.filled().get(before..).unwrap_or_default()) {
             to.set_filled(before);
             return Poll::Pending;

@@ -10,6 +10,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::census::Ticket;
+use super::standstill::{Progress, Seen};
 use super::{Arrival, Peer};
 use crate::http2::read_ahead::ReadAhead;
 use crate::live::Shared;
@@ -21,6 +22,9 @@ use crate::tls::{ALPN_H2, identity, verifier};
 /// How long a client may take from its ClientHello to the end of the TLS handshake, and how long it may then take to the end
 /// of its HTTP/2 preface.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection with TLS.
+pub(super) type Secure = TlsStream<ReadAhead<Seen<TcpStream>>>;
 
 /// A connection that did not come to HTTP/2.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +44,7 @@ pub(super) async fn encrypted(
     shared: &Shared,
     arrival: Arrival,
     config: Arc<ServerConfig>,
-) -> Option<(Box<TlsStream<ReadAhead<TcpStream>>>, Peer, Ticket)> {
+) -> Option<(Box<Secure>, Peer, Ticket, Arc<Progress>)> {
     let Arrival {
         tcp,
         address,
@@ -50,7 +54,9 @@ pub(super) async fn encrypted(
         turns,
         ..
     } = arrival;
-    let handshake = Box::pin(handshake(tcp, address, listener, config));
+    let progress = Arc::<Progress>::default();
+    let seen = Seen::new(tcp, Arc::clone(&progress));
+    let handshake = Box::pin(handshake(seen, address, listener, config));
     let handshake = tokio::time::timeout(TIMEOUT, turns.take(ticket.address(), handshake));
     let handshake = async {
         tokio::select! {
@@ -70,7 +76,7 @@ pub(super) async fn encrypted(
             if matches!(peer.identity, Identity::Certificate(_)) {
                 ticket.is_known();
             }
-            Some((tls, peer, ticket))
+            Some((tls, peer, ticket, progress))
         }
         Err(error) => {
             failed(shared, address, &error);
@@ -96,11 +102,11 @@ pub(super) fn clear(arrival: Arrival) -> Option<(TcpStream, Peer, Ticket)> {
 }
 
 async fn handshake(
-    tcp: TcpStream,
+    tcp: Seen<TcpStream>,
     address: SocketAddr,
     listener: ListenerId,
     config: Arc<ServerConfig>,
-) -> Result<(Box<TlsStream<ReadAhead<TcpStream>>>, Peer), Error> {
+) -> Result<(Box<Secure>, Peer), Error> {
     let tls = TlsAcceptor::from(config).accept(ReadAhead::new(tcp)).await?;
     let session = tls.get_ref().1;
     if session.alpn_protocol() != Some(ALPN_H2) {

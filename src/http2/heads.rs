@@ -20,6 +20,10 @@ pub(crate) const CONTINUATION: u8 = 9;
 
 /// Of SETTINGS and PING.
 pub(crate) const ACK: u8 = 1;
+/// Of DATA and HEADERS.
+pub(crate) const END_STREAM: u8 = 1;
+/// Of HEADERS, PUSH_PROMISE and CONTINUATION.
+pub(crate) const END_HEADERS: u8 = 4;
 /// Of DATA and HEADERS: up to 255 bytes of the frame, and the one that says how many, are no payload (RFC 9113, 6.1).
 pub(crate) const PADDED: u8 = 8;
 
@@ -115,6 +119,16 @@ impl Heads {
                 each(head);
             }
         }
+    }
+
+    /// Whether all of the last frame is there and nothing of the next.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.skip == 0 && self.there == 0
+    }
+
+    /// Whether a head has begun whose end is not there.
+    pub(crate) fn is_in_head(&self) -> bool {
+        self.there > 0
     }
 
     /// How long the head is that has begun, as far as that is known.

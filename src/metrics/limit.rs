@@ -23,6 +23,8 @@ pub enum Limit {
     ControlFrames,
     /// What h2 limits by itself: headers, small frames, streams that must be reset.
     Http2,
+    /// Clients that stand still in the middle of a frame.
+    Standstill,
     /// `limits.stall-timeout`
     StallTimeout,
     /// `rate` of a rule
@@ -54,7 +56,7 @@ pub enum Action {
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 16] = [
+    pub const ALL: [Limit; 17] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Strangers,
@@ -64,6 +66,7 @@ impl Limit {
         Limit::Resets,
         Limit::ControlFrames,
         Limit::Http2,
+        Limit::Standstill,
         Limit::StallTimeout,
         Limit::Rate,
         Limit::Bandwidth,
@@ -85,6 +88,7 @@ impl Limit {
             Limit::Resets => "resets",
             Limit::ControlFrames => "control-frames",
             Limit::Http2 => "http2",
+            Limit::Standstill => "standstill",
             Limit::StallTimeout => "stall-timeout",
             Limit::Rate => "rate",
             Limit::Bandwidth => "bandwidth",

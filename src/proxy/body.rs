@@ -267,6 +267,10 @@ impl Upload {
             }
             Some(Err(_)) => Err(Rejection::Cancelled),
             None => {
+                // h2 drops pseudo-headers of trailers, with which they would be malformed (RFC 9113, 8.1): none are taken.
+                if let Ok(Some(_)) = self.body.trailers().await {
+                    return Err(Rejection::Unreadable(Refusal::Trailers));
+                }
                 self.finish()?;
                 Ok(None)
             }

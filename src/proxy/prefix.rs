@@ -40,6 +40,9 @@ pub enum Refusal {
     /// A bound was passed.
     #[error("the request is too long: {0}")]
     TooLong(&'static str),
+    /// gRPC requests end with their last message (grpc PROTOCOL-HTTP2, "Requests").
+    #[error("the request has trailers, which no gRPC client sends")]
+    Trailers,
 }
 
 /// How far the reading is.

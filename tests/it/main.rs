@@ -74,6 +74,7 @@ mod signals;
 mod silence;
 mod small_frames;
 mod soak;
+mod standstill;
 mod steady;
 mod store_kill;
 mod store_quota;

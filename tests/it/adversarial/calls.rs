@@ -116,7 +116,7 @@ async fn check(call: &Call, backend: &Backend, seen: Vec<Seen>) -> Result<(), St
     let path = notation::method(&call.method).path();
     let one = match (call.backend, &seen[..]) {
         (Sees::Nothing, []) => return Ok(()),
-        (Sees::Call | Sees::Stripped | Sees::Cut, [one]) if one.path == path => one,
+        (Sees::Call | Sees::Stripped | Sees::Cut | Sees::Unended, [one]) if one.path == path => one,
         (expected, seen) => return Err(format!("the backend saw {seen:?} and not {expected:?}")),
     };
     let sent = [
@@ -149,13 +149,12 @@ async fn check(call: &Call, backend: &Backend, seen: Vec<Seen>) -> Result<(), St
                 "the authority is odd",
             )
         }
+        Sees::Unended => {
+            let seen = over(backend).await;
+            is(seen.reset.is_some() && !seen.ended, "it was ended")
+        }
         Sees::Cut => {
-            let is_over = |seen: &Seen| seen.reset.is_some() || seen.ended;
-            let begun = Instant::now();
-            while !backend.seen().last().is_some_and(is_over) && begun.elapsed() < PATIENCE {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            let seen = backend.seen().pop().unwrap();
+            let seen = over(backend).await;
             // The last piece is the one that must not arrive; where there is one only, not to its end.
             let (last, before) = sent.split_last().unwrap();
             let allowed = before.concat();
@@ -166,6 +165,16 @@ async fn check(call: &Call, backend: &Backend, seen: Vec<Seen>) -> Result<(), St
             is(seen.reset.is_some() && is_cut, "it was not cut off")
         }
     }
+}
+
+/// What the backend has seen of the last call, once that is over.
+async fn over(backend: &Backend) -> Seen {
+    let is_over = |seen: &Seen| seen.reset.is_some() || seen.ended;
+    let begun = Instant::now();
+    while !backend.seen().last().is_some_and(is_over) && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    backend.seen().pop().unwrap()
 }
 
 /// How many whole messages there are in a body.

@@ -102,6 +102,8 @@ pub(super) enum Sees {
     Stripped,
     /// A call that is cut off: what came before, and never a whole message of what comes later.
     Cut,
+    /// A call whose end never comes: a reset does.
+    Unended,
 }
 
 /// One handshake, and a call after it.

@@ -49,7 +49,10 @@ async fn what_http_2_itself_limits_is_counted() {
     withstand(vec![
         Flood::of("CONTINUATION", LIMIT, Frame::new(CONTINUATION, 0, 1, vec![])).after(vec![begun.clone()]),
         Flood::of("long CONTINUATION", LIMIT, Frame::new(CONTINUATION, 0, 1, field)).after(vec![begun]),
-        Flood::of("HPACK bomb", LIMIT, Frame::new(HEADERS, frames::END_HEADERS, 1, bomb)),
+        Flood {
+            round: Box::new(move |round| vec![Frame::new(HEADERS, frames::END_HEADERS, 2 * round + 1, bomb.clone())]),
+            ..Flood::of("HPACK bomb", LIMIT, Frame::ping())
+        },
         Flood::of("empty DATA", LIMIT, Frame::new(DATA, 0, 1, vec![])).after(vec![upload()]),
         Flood {
             limit: None,
