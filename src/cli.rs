@@ -6,6 +6,7 @@ pub mod check;
 pub mod explain;
 pub mod quickstart;
 pub mod serve;
+pub mod store;
 mod supervisor;
 
 use std::process::ExitCode;
@@ -35,6 +36,9 @@ pub enum Command {
     Audit(audit::Args),
     /// Explain a decision: who a certificate is, which rules match, and what the client is answered
     Explain(explain::Args),
+    /// Look after the folder of an embedded store
+    #[command(subcommand)]
+    Store(store::Command),
     /// Make certificates: an authority, servers, clients; and revoke them
     #[command(subcommand)]
     Certs(certs::Command),
@@ -58,6 +62,7 @@ impl Cli {
             Command::Check(args) => check::run(&args)?,
             Command::Explain(args) => return explain::run(&args),
             Command::Audit(args) => audit::run(&args)?,
+            Command::Store(command) => return store::run(&command),
             Command::Certs(command) => certs::run(&command)?,
             Command::Quickstart(args) => quickstart::run(&args)?,
         }

@@ -78,6 +78,7 @@ struct Started {
     handshakes: usize,
     sandbox: SandboxMode,
     core_dumps: bool,
+    umask: u32,
 }
 
 /// Why a configuration was not taken into use. The one before goes on.
@@ -154,7 +155,7 @@ impl Live {
         }
         // Nothing can fail any more: a store that is kept does not get the quota of a configuration that is not taken.
         for (plan, backend) in snapshot.backends.iter().zip(&backends) {
-            backend.set_quota(plan.quota);
+            backend.set_up_store(plan.quota, plan.verify_reads);
         }
         metrics.not_after.reset();
         for (what, end) in ends(&snapshot) {
@@ -328,6 +329,7 @@ impl Started {
             handshakes: snapshot.limits.handshakes,
             sandbox: snapshot.sandbox,
             core_dumps: snapshot.core_dumps,
+            umask: snapshot.umask,
         }
     }
 
@@ -340,6 +342,7 @@ impl Started {
             ("limits.handshakes", self.handshakes != wanted.handshakes),
             ("sandbox", self.sandbox != wanted.sandbox),
             ("core-dumps", self.core_dumps != wanted.core_dumps),
+            ("umask", self.umask != wanted.umask),
             ("log.format", self.log.format != wanted.log.format),
             ("log.filter", self.log.filter != wanted.log.filter),
         ];

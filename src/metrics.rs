@@ -62,6 +62,8 @@ pub struct Metrics {
     pub store_evicted: IntCounterVec,
     /// `casgate_store_evicted_bytes_total{backend}`
     pub store_evicted_bytes: IntCounterVec,
+    /// `casgate_store_damaged_total{backend}`: blobs, action results and assets that the disk did not keep.
+    pub store_damaged: IntCounterVec,
     /// `casgate_certificate_not_after_seconds{certificate}`
     pub not_after: IntGaugeVec,
     /// `casgate_audit_lost_lines_total`
@@ -179,6 +181,11 @@ impl Metrics {
                 &["backend"],
             )?,
             store_evicted_bytes: counters("casgate_store_evicted_bytes_total", "Their bytes.", &["backend"])?,
+            store_damaged: counters(
+                "casgate_store_damaged_total",
+                "Blobs, action results and assets that the disk did not keep as they were written, and that were removed.",
+                &["backend"],
+            )?,
             not_after: gauges(
                 "casgate_certificate_not_after_seconds",
                 "End of the validity of certificates and revocation lists of the configuration, in seconds since 1970.",

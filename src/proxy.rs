@@ -175,7 +175,7 @@ async fn try_handle(
     }
     let exchange = Exchange {
         backend,
-        client: Client::of(caller),
+        client: Client::of(caller).by(&way.route),
         headers,
         told,
     };

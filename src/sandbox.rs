@@ -153,14 +153,7 @@ impl Sandbox {
 impl Folder {
     /// The same with a path without symbolic links, as far as it is there.
     fn found(mut self) -> Folder {
-        if let Some((there, found)) = self
-            .path
-            .ancestors()
-            .find_map(|path| Some((path, path.canonicalize().ok()?)))
-        {
-            let rest = self.path.strip_prefix(there).unwrap_or(Path::new(""));
-            self.path = found.components().chain(rest.components()).collect();
-        }
+        self.path = store::found(&self.path);
         self
     }
 }

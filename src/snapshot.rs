@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub sandbox: SandboxMode,
     /// Whether the memory of the program may be read from outside, by a core dump or a debugger; takes a restart.
     pub core_dumps: bool,
+    /// What others may not do with files and folders that the program makes (umask(2)).
+    pub umask: u32,
     /// What clients may take.
     pub limits: Limits,
     /// How to log; takes a restart.
@@ -101,6 +103,7 @@ impl Snapshot {
                 "threads",
                 "sandbox",
                 "core-dumps",
+                "umask",
                 "limits",
                 "log",
                 "audit",
@@ -130,6 +133,7 @@ impl Snapshot {
         }
         let sandbox = report.value(&file.sandbox, "sandbox").copied().unwrap_or_default();
         let core_dumps = report.value(&file.core_dumps, "core-dumps") == Some(&true);
+        let umask = umask(loaded, &mut report);
         let limits = limits::compile(loaded, &mut report);
         let log = log(loaded, &mut report);
         let audit = audit(loaded, &mut report);
@@ -153,6 +157,7 @@ impl Snapshot {
             threads,
             sandbox,
             core_dumps,
+            umask,
             limits,
             log,
             audit,
@@ -169,6 +174,24 @@ impl Snapshot {
     pub fn drain_timeout(&self) -> Duration {
         let timeouts = self.listeners.iter().map(|listener| listener.drain_timeout);
         timeouts.max().unwrap_or_default()
+    }
+}
+
+/// What files and folders are not open to, unless told otherwise: everybody but their owner.
+const UMASK: u32 = 0o077;
+
+fn umask(loaded: &Loaded, report: &mut Report) -> u32 {
+    let Some(text) = report.value(&loaded.file.umask, "umask") else {
+        return UMASK;
+    };
+    let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if digits && mask <= 0o077 => mask,
+        _ => {
+            let hint = "three or four octal digits, such as \"0077\" for nobody else or \"0027\" for readers of the group; the owner keeps all rights";
+            report.add_with_hint("umask", format!("`{text}` is no mask"), hint);
+            UMASK
+        }
     }
 }
 

@@ -39,6 +39,7 @@ mod action_cache;
 mod asset;
 mod blobs;
 mod bytestream;
+mod caller;
 mod capabilities;
 mod cas;
 mod completeness;
@@ -50,6 +51,7 @@ mod location;
 pub mod memory;
 mod name;
 mod objects;
+mod opened;
 mod rarely;
 mod records;
 mod remote_asset;
@@ -59,6 +61,7 @@ mod space;
 mod tests;
 mod upload;
 mod uploads;
+mod verify;
 mod walk;
 
 use std::fs::File;
@@ -76,6 +79,7 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use self::blobs::Blobs;
+use self::caller::OnBehalf;
 use self::completeness::WholeTrees;
 use self::fault::Fault;
 use self::location::Location;
@@ -85,8 +89,10 @@ use self::records::Records;
 use self::space::Waits;
 use self::uploads::Uploads;
 
-pub use self::location::{OpenError, folder};
+pub use self::caller::Behalf;
+pub use self::location::{OpenError, folder, found};
 pub use self::space::Meters;
+pub use self::verify::{Damage, Progress, Report, verify};
 
 /// Largest message that is taken, in bytes. Clients send up to 4 MiB and what is around it.
 const LARGEST_MESSAGE: usize = 16 << 20;
@@ -122,7 +128,8 @@ pub struct Store {
 
 impl Store {
     /// Opens the store that `url` names: `file:/absolute/directory` (percent-encoded where needed)
-    /// or `memory:`. The directory is created if it isn't there.
+    /// or `memory:`. The directory is created if it isn't there. A directory that this process has open already, by whatever
+    /// name, is the same store: it has one account.
     ///
     /// Needs a tokio runtime, of which it uses a blocking thread.
     ///
@@ -131,25 +138,30 @@ impl Store {
     /// created or written to.
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         let owned = url.to_owned();
-        let opening = tokio::task::spawn_blocking(move || Location::open(&owned));
-        let location = match opening.await {
-            Ok(location) => location?,
+        let opening = tokio::task::spawn_blocking(move || opened::open(&owned));
+        match opening.await {
+            Ok(store) => store,
             // The runtime is shutting down, or the thread panicked.
-            Err(error) => return Err(OpenError::Interrupted(error.into())),
-        };
+            Err(error) => Err(OpenError::Interrupted(error.into())),
+        }
+    }
+
+    fn at(location: Location) -> Self {
         let housekeeping = housekeeping::start(Arc::clone(&location.objects), location.sweep);
-        let objects = Objects::new(location.objects, housekeeping);
+        let root = location.root.clone();
+        let uploads = Arc::default();
+        let objects = Objects::new(location.objects, root, housekeeping, Arc::downgrade(&uploads));
         let cache = Arc::new(Cache {
             blobs: Blobs::new(objects.clone()),
             records: Records::new(objects.clone()),
             objects,
-            uploads: Arc::default(),
+            uploads,
             trees: Semaphore::new(TREES),
             whole_trees: completeness::no_trees(),
             _lock: location.lock,
         });
         let routes = routes(&cache);
-        Ok(Self { cache, routes })
+        Self { cache, routes }
     }
 
     /// From now on the store keeps at most `quota` bytes, and removes what was not used for the longest time to stay below;
@@ -158,9 +170,15 @@ impl Store {
         self.limit(quota, meters, Waits::default());
     }
 
+    /// From now on, whether whole blobs are checked while they are read.
+    pub fn set_verify_reads(&self, verifies: bool) {
+        self.cache.blobs.set_verify(verifies);
+    }
+
     fn limit(&self, quota: Option<u64>, meters: Meters, waits: Waits) {
-        self.cache.objects.set_quota(quota, meters, waits);
+        // First, so that these make way before objects do.
         self.cache.uploads.set_limit(quota.map(|quota| quota / PARKED));
+        self.cache.objects.set_quota(quota, meters, waits);
     }
 
     /// Serves one HTTP/2 connection (prior knowledge, RFC 9113, section 3.3) until the peer closes
@@ -172,7 +190,7 @@ impl Store {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = Reserving {
-            routes: TowerToHyperService::new(self.routes),
+            routes: TowerToHyperService::new(OnBehalf(self.routes)),
             callers,
         };
         let connection = http2::Builder::new(TokioExecutor::new())

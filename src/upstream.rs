@@ -11,6 +11,7 @@ mod queue;
 mod slots;
 mod stream;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method as HttpMethod, Request, Version};
@@ -21,9 +22,11 @@ use crate::clients::Purse;
 use crate::connection::Caller;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
+use crate::policy::identity::Identity;
 use crate::policy::method::Method;
+use crate::route::{Completeness, Route};
 use crate::snapshot::backends::{BackendPlan, MEMORY, Target};
-use crate::store::{Meters, Store};
+use crate::store::{Behalf, Meters, Store};
 
 use callers::Callers;
 use dial::Dialer;
@@ -80,6 +83,8 @@ pub struct Client<'a> {
     worker: usize,
     party: u64,
     purse: &'a Arc<Purse>,
+    /// What an embedded store is told of it.
+    behalf: Behalf,
 }
 
 /// Why a call did not reach a backend.
@@ -109,7 +114,18 @@ impl Client<'_> {
             worker: caller.worker,
             party: caller.member.party().number(),
             purse: &caller.purse,
+            behalf: Behalf {
+                caller: lasting_number(caller),
+                trusts_assets: false,
+            },
         }
+    }
+
+    /// The same for a call that takes this route.
+    #[must_use]
+    pub fn by(mut self, route: &Route) -> Self {
+        self.behalf.trusts_assets = route.completeness == Completeness::Trust;
+        self
     }
 }
 
@@ -201,9 +217,10 @@ impl Backend {
         store.cloned()
     }
 
-    /// From now on an embedded store keeps so many bytes.
-    pub fn set_quota(&self, quota: Option<u64>) {
+    /// From now on an embedded store keeps so many bytes, and checks what it reads or not.
+    pub fn set_up_store(&self, quota: Option<u64>, verify_reads: bool) {
         if let Some(store) = &self.store {
+            store.set_verify_reads(verify_reads);
             let backend = [self.name()];
             store.set_quota(
                 quota,
@@ -212,6 +229,7 @@ impl Backend {
                     quota: self.metrics.store_quota.with_label_values(&backend),
                     evicted: self.metrics.store_evicted.with_label_values(&backend),
                     evicted_bytes: self.metrics.store_evicted_bytes.with_label_values(&backend),
+                    damaged: self.metrics.store_damaged.with_label_values(&backend),
                 },
             );
         }
@@ -265,6 +283,9 @@ impl Backend {
         *request.method_mut() = HttpMethod::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = headers;
+        if self.store.is_some() {
+            client.behalf.write(request.headers_mut());
+        }
         let size = match permit.method() {
             Method::Write => Size::Bulk,
             _ => Size::Short,
@@ -339,6 +360,21 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.checks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// A number that a caller keeps when it connects anew: of the key of its certificate, or of its address, of which an IPv6 host
+/// has 2^64.
+fn lasting_number(caller: &Caller) -> u128 {
+    match &caller.peer.identity {
+        Identity::Certificate(certificate) => {
+            let hash = certificate.spki_sha256;
+            u128::from_be_bytes(std::array::from_fn(|index| hash[index]))
+        }
+        Identity::Anonymous => match caller.peer.address.ip().to_canonical() {
+            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(address) => address.to_bits() >> 64 << 64,
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, check, supervisor};
@@ -45,6 +46,8 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
     if !snapshot.core_dumps {
         sandbox::hide_memory().map_err(|error| Failure(format!("core-dumps: can't be turned off: {error}")))?;
     }
+    // Before anything is made: the folder of a store is.
+    rustix::process::umask(Mode::from_raw_mode(snapshot.umask));
     // Before there are threads.
     let sandbox = Sandbox::enter(&snapshot).map_err(Failure::of)?;
     let given_up = sandbox.describe();

@@ -103,6 +103,8 @@ pub struct File {
     /// `core-dumps = true`: whether the kernel may write the memory of the program to a file, with the keys in it, and a
     /// debugger may read it (default `false`).
     pub core_dumps: Key<bool>,
+    /// `umask = "0077"`: what others may not do with the files and folders that the program makes (default `0077`).
+    pub umask: Key<String>,
     /// `[limits]`: what clients may take of the gate.
     pub limits: Key<Limits>,
     /// `[log]`: what is logged, and how.
@@ -261,6 +263,9 @@ pub struct Backend {
     /// `quota = "100GiB"`: how much the embedded store keeps, at least 16 MiB: what was not used for the longest time is
     /// removed (default: all that the disk takes).
     pub quota: Key<Size>,
+    /// `verify-reads = true`: whether the embedded store compares whole blobs with their digest while it reads them (default
+    /// `true`).
+    pub verify_reads: Key<bool>,
     /// `health-check = "grpc.health.v1" | "capabilities" | "off"`: what each endpoint is asked to find out whether it is up
     /// (default `grpc.health.v1`, which servers that do not know it pass).
     pub health_check: Key<HealthCheck>,

@@ -161,7 +161,8 @@ impl OwnCalls<'_> {
         let mut permit = policy
             .decide(&self.view.standing, method, self.permit.scope().clone(), uris)
             .map_err(denied)?;
-        let id = self.way(method.service())?.route.backend;
+        let route = self.way(method.service())?.route;
+        let (id, client) = (route.backend, self.client.by(&route));
         let backend = self.backend(method.service())?;
         let mut headers = self.headers.clone();
         self.view.forward(id, permit.rule(), &mut headers);
@@ -169,7 +170,7 @@ impl OwnCalls<'_> {
         let mut last = String::new();
         let mut refused = None;
         for _ in 0..=RESENDS {
-            let send = backend.send(permit, self.client, headers.clone(), false, refused);
+            let send = backend.send(permit, client, headers.clone(), false, refused);
             let Outbound {
                 permit: back,
                 mut stream,

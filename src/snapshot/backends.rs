@@ -16,6 +16,7 @@ use crate::forward::Forward;
 use crate::policy::Policy;
 use crate::policy::instance::InstanceName;
 use crate::route::Routes;
+use crate::store;
 use crate::tls::{self, pem};
 
 use super::endpoints;
@@ -49,6 +50,8 @@ pub struct BackendPlan {
     pub max_connections: usize,
     /// How many bytes the embedded store keeps. Not in the fingerprint: it can change under a store that is open.
     pub quota: Option<u64>,
+    /// Whether the embedded store checks whole blobs while it reads them. Not in the fingerprint either.
+    pub verify_reads: bool,
     /// What it is told of who calls.
     pub forward: Forward,
     /// Equal for two plans of the same backend, so that a reload can keep its connections.
@@ -162,6 +165,7 @@ fn backend(
             "endpoints",
             "store",
             "quota",
+            "verify-reads",
             "health-check",
             "health-interval",
             "health-instance",
@@ -198,6 +202,10 @@ fn backend(
             key("quota"),
             "is only for a `store`: other servers have quotas of their own",
         );
+    }
+    let verify_reads = report.value(&table.verify_reads, &key("verify-reads"));
+    if verify_reads.is_some() && table.store == Key::Absent {
+        report.add(key("verify-reads"), "is only for a `store`");
     }
     let is_https = listed.iter().any(|(_, text)| text.starts_with("https://"));
     if !is_https {
@@ -241,6 +249,7 @@ fn backend(
         connections,
         max_connections,
         quota,
+        verify_reads: verify_reads != Some(&false),
         forward: forward.unwrap_or_default(),
         fingerprint: id,
     })
@@ -249,12 +258,23 @@ fn backend(
 /// Two backends may be one store, which has one quota.
 fn check_shared(plan: &BackendPlan, others: &[BackendPlan], at: &str, report: &mut Report) {
     let [Target::Store(url)] = &*plan.endpoints else { return };
+    let place = |url: &str| store::folder(url).map(|folder| store::found(&folder));
+    let Some(mine) = place(url) else { return };
     for other in others {
-        if matches!(&*other.endpoints, [Target::Store(same)] if same == url && url != MEMORY)
-            && other.quota != plan.quota
-        {
-            let text = format!("is not that of backend `{}`, which has the same store", other.name);
-            report.add(format!("{at}.quota"), text);
+        let [Target::Store(theirs)] = &*other.endpoints else {
+            continue;
+        };
+        if place(theirs).as_ref() != Some(&mine) {
+            continue;
+        }
+        for (key, differs) in [
+            ("quota", other.quota != plan.quota),
+            ("verify-reads", other.verify_reads != plan.verify_reads),
+        ] {
+            if differs {
+                let text = format!("is not that of backend `{}`, which has the same store", other.name);
+                report.add(format!("{at}.{key}"), text);
+            }
         }
     }
 }

@@ -1,26 +1,37 @@
 //! Blobs in the object store: `cas/<instance>/<2 hex>/<hash>-<size>`.
+//!
+//! The disk is an input like any other: what is read as a whole is hashed on its way, and its last bytes go out only where
+//! the hash is that of the name. A part of a blob can't be checked.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-use futures_util::StreamExt;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream};
-use object_store::GetResultPayload;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
+use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
+use tokio::sync::Semaphore;
 
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
 use super::instance::Instance;
 use super::objects::{Found, Objects};
 use super::rarely::Rarely;
-use super::space::Hold;
+use super::space::{Reader, Source};
 use super::upload::Upload;
 
 /// Most bytes in one piece of a blob that is read, and so in one `ReadResponse`. Clients take
 /// messages of 4 MiB; smaller ones keep the memory of a stream small.
 pub(super) const PIECE: usize = 256 << 10;
+
+/// The largest blob that is read once more before a caller that pushes it again is told that it is here, in bytes.
+const LARGEST_CHECK: u64 = 64 << 20;
+
+/// How many are at a time.
+const CHECKS: usize = 4;
 
 /// The bytes of a blob, in pieces of at most [`PIECE`].
 pub(super) type Pieces = BoxStream<'static, Result<Bytes, Fault>>;
@@ -29,24 +40,58 @@ pub(super) type Pieces = BoxStream<'static, Result<Bytes, Fault>>;
 #[derive(Clone, Debug)]
 pub(super) struct Blobs {
     objects: Objects,
+    /// Whether what is read from the disk is checked.
+    verifies: Arc<AtomicBool>,
+    checks: Arc<Semaphore>,
 }
 
 impl Blobs {
     pub(super) fn new(objects: Objects) -> Self {
-        Self { objects }
+        Self {
+            objects,
+            verifies: Arc::new(AtomicBool::new(true)),
+            checks: Arc::new(Semaphore::new(CHECKS)),
+        }
+    }
+
+    /// From now on, whether what is read from the disk is checked.
+    pub(super) fn set_verify(&self, verifies: bool) {
+        self.verifies.store(verifies, Ordering::Relaxed);
     }
 
     /// Whether the whole blob is here. A file of another size is not the blob: it counts as
-    /// missing, so that it is uploaded again.
+    /// missing, so that it is uploaded again. Where it is here it stays for a while: the caller is told so.
     pub(super) async fn holds(&self, instance: &Instance, digest: &BlobDigest) -> Result<bool, Fault> {
         if *digest == BlobDigest::EMPTY {
             return Ok(true);
         }
-        let size = self.objects.size(&path(instance, digest)).await?;
-        Ok(size.is_some_and(|size| whole(digest, size)))
+        let path = path(instance, digest);
+        let size = self.objects.size(&path).await?;
+        Ok(size.is_some_and(|size| whole(digest, size)) && self.objects.keep_told(&path))
     }
 
-    /// The bytes of `range`, which lies within the blob, or None where the blob isn't here.
+    /// The same, for a caller that brings the blob: one that is damaged is removed, and not here.
+    pub(super) async fn holds_intact(&self, instance: &Instance, digest: &BlobDigest) -> Result<bool, Fault> {
+        let holds = self.holds(instance, digest).await?;
+        if !holds || digest.size() > LARGEST_CHECK || !self.verifies.load(Ordering::Relaxed) {
+            return Ok(holds);
+        }
+        // Closed never.
+        let Ok(_turn) = self.checks.acquire().await else {
+            return Ok(holds);
+        };
+        let Some(pieces) = self.read(instance, digest, 0..digest.size()).await? else {
+            return Ok(false);
+        };
+        match pieces.try_for_each(|_| std::future::ready(Ok(()))).await {
+            Ok(()) => Ok(true),
+            Err(Fault::Damaged(_) | Fault::Evicted(_)) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The bytes of `range`, which lies within the blob, or None where the blob isn't here. Of the whole blob, the last
+    /// bytes are [`Fault::Damaged`] where it is not what it was.
     pub(super) async fn read(
         &self,
         instance: &Instance,
@@ -60,12 +105,24 @@ impl Blobs {
         let Some(found) = self.find(instance, digest, range).await? else {
             return Ok(None);
         };
-        let Found { result, hold } = found;
+        let Found { result, reader } = found;
         let range = result.range;
-        Ok(Some(match result.payload {
-            GetResultPayload::File(file, _) => from_file(*digest, file, range, hold),
-            GetResultPayload::Stream(pieces) => from_stream(pieces, hold),
-        }))
+        let is_whole = range == (0..digest.size());
+        let (source, checked) = match result.payload {
+            GetResultPayload::File(file, _) => (Source::File(file), is_whole && self.verifies.load(Ordering::Relaxed)),
+            GetResultPayload::Stream(pieces) => (Source::Pieces(pieces), false),
+        };
+        reader.open(source);
+        let reading = Reading {
+            objects: self.objects.clone(),
+            path: path(instance, digest),
+            digest: *digest,
+            reader,
+            range,
+            hasher: checked.then(Hasher::new),
+            rest: Bytes::new(),
+        };
+        Ok(Some(stream::try_unfold(reading, Reading::next).boxed()))
     }
 
     /// The whole blob in memory, or None where it isn't here. The caller has checked the size.
@@ -76,10 +133,20 @@ impl Blobs {
         if digest.size() == 0 {
             return Ok(None);
         }
-        match self.find(instance, digest, 0..digest.size()).await? {
-            Some(found) => Ok(Some(found.result.bytes().await?)),
-            None => Ok(None),
+        let Some(mut pieces) = self.read(instance, digest, 0..digest.size()).await? else {
+            return Ok(None);
+        };
+        let Some(first) = pieces.try_next().await? else {
+            return Ok(None);
+        };
+        if first.len() as u64 == digest.size() {
+            return Ok(Some(first));
         }
+        let mut all = BytesMut::from(first);
+        while let Some(piece) = pieces.try_next().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(Some(all.freeze()))
     }
 
     /// Stores a blob that is in memory.
@@ -96,8 +163,9 @@ impl Blobs {
                 actual,
             });
         }
-        if !self.holds(instance, digest).await? {
-            self.objects.put(&path(instance, digest), data.into()).await?;
+        let path = path(instance, digest);
+        if !self.holds_intact(instance, digest).await? || !self.objects.keep_sent(&path) {
+            self.objects.put(&path, data.into()).await?;
         }
         Ok(())
     }
@@ -128,6 +196,111 @@ impl Blobs {
     }
 }
 
+/// A blob that is read, piece by piece.
+struct Reading {
+    objects: Objects,
+    path: Path,
+    digest: BlobDigest,
+    reader: Arc<Reader>,
+    range: Range<u64>,
+    /// Where the whole is read, and checked.
+    hasher: Option<Hasher>,
+    /// Of what is in memory, which comes as one.
+    rest: Bytes,
+}
+
+impl Reading {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, Fault> {
+        if self.range.is_empty() {
+            return Ok(None);
+        }
+        let piece = match self.reader.take() {
+            Some(Source::File(file)) => self.next_of_file(file).await?,
+            Some(Source::Pieces(pieces)) => self.next_in_memory(pieces).await?,
+            None => return Err(Fault::Evicted(self.digest)),
+        };
+        self.range.start += piece.len() as u64;
+        Ok(Some((piece, self)))
+    }
+
+    /// One read of half a megabyte keeps a blocking thread for about half a millisecond, and holds no more than that for a
+    /// stream whose client is slow.
+    async fn next_of_file(&mut self, mut file: std::fs::File) -> Result<Bytes, Fault> {
+        let (start, left) = (self.range.start, self.range.end - self.range.start);
+        let wanted = left.min(PIECE as u64);
+        let (hasher, reader) = (self.hasher.take(), Arc::clone(&self.reader));
+        let (last, digest) = (wanted == left, self.digest);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = Vec::with_capacity(PIECE.min(wanted as usize));
+            file.seek(SeekFrom::Start(start))?;
+            (&mut file).take(wanted).read_to_end(&mut piece)?;
+            let is_complete = piece.len() as u64 == wanted;
+            let (hasher, is_it) = match hasher {
+                None => (None, true),
+                Some(mut hasher) => {
+                    hasher.update(&piece);
+                    match last {
+                        true => (None, hasher.finish() == digest),
+                        false => (Some(hasher), true),
+                    }
+                }
+            };
+            // The reader is let go by whoever works with the file, not by the call, which may be gone.
+            reader.give_back(Source::File(file));
+            Ok::<_, std::io::Error>((piece, hasher, is_complete && is_it))
+        });
+        let fault = match read.await {
+            Ok(Ok((piece, hasher, true))) => {
+                self.hasher = hasher;
+                return Ok(Bytes::from(piece));
+            }
+            Ok(Ok((_, _, false))) => Fault::Damaged(self.digest),
+            Ok(Err(error)) => storage(error),
+            Err(error) => return Err(storage(error)),
+        };
+        let (path, digest) = (self.path.clone(), self.digest);
+        let check = |store| async move { is_damaged(store, path, digest).await };
+        self.objects.remove_damaged(&self.path, check).await?;
+        Err(fault)
+    }
+
+    async fn next_in_memory(
+        &mut self,
+        mut pieces: BoxStream<'static, object_store::Result<Bytes>>,
+    ) -> Result<Bytes, Fault> {
+        while self.rest.is_empty() {
+            match pieces.next().await {
+                Some(piece) => self.rest = piece?,
+                None => return Err(Fault::Damaged(self.digest)),
+            }
+        }
+        self.reader.give_back(Source::Pieces(pieces));
+        Ok(self.rest.split_to(self.rest.len().min(PIECE)))
+    }
+}
+
+/// Whether a file has not the digest of its name, or the disk can't read it. What can't be told now is not damaged.
+async fn is_damaged(store: Arc<dyn ObjectStore>, path: Path, digest: BlobDigest) -> bool {
+    let Ok(found) = store.get(&path).await else {
+        return false;
+    };
+    let GetResultPayload::File(mut file, _) = found.payload else {
+        return false;
+    };
+    let check = move || match Hasher::of_file(&mut file) {
+        Ok(actual) => actual != digest,
+        Err(error) => error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+    };
+    let damaged = tokio::task::spawn_blocking(check).await.unwrap_or(false);
+    if damaged {
+        static SEEN: Rarely = Rarely::new();
+        if let Some(times) = SEEN.due() {
+            tracing::error!(target: "casgate::store", %path, times, "the disk has not kept a blob: it is removed");
+        }
+    }
+    damaged
+}
+
 fn path(instance: &Instance, digest: &BlobDigest) -> Path {
     by_digest("cas", instance, digest)
 }
@@ -149,54 +322,6 @@ fn whole(digest: &BlobDigest, size: u64) -> bool {
         }
     }
     whole
-}
-
-/// Reads a file in pieces. One read of a quarter of a megabyte keeps a blocking thread for well under a
-/// millisecond, and holds no more than that for a stream whose client is slow.
-fn from_file(digest: BlobDigest, file: File, range: Range<u64>, hold: Option<Hold>) -> Pieces {
-    let state = Some((file, range, hold));
-    stream::try_unfold(state, move |state| async move {
-        let Some((mut file, range, hold)) = state else {
-            return Ok(None);
-        };
-        let wanted = (range.end - range.start).min(PIECE as u64);
-        if wanted == 0 {
-            return Ok(None);
-        }
-        let read = tokio::task::spawn_blocking(move || {
-            let mut piece = Vec::with_capacity(PIECE.min(wanted as usize));
-            file.seek(SeekFrom::Start(range.start))?;
-            (&mut file).take(wanted).read_to_end(&mut piece)?;
-            Ok::<_, std::io::Error>((file, piece))
-        });
-        let (file, piece) = match read.await {
-            Ok(Ok(read)) => read,
-            Ok(Err(error)) => return Err(storage(error)),
-            Err(error) => return Err(storage(error)),
-        };
-        if piece.len() as u64 != wanted {
-            return Err(Fault::Damaged(digest));
-        }
-        let rest = range.start + wanted..range.end;
-        Ok(Some((Bytes::from(piece), Some((file, rest, hold)))))
-    })
-    .boxed()
-}
-
-/// Cuts what a store streams into pieces: the memory store gives a blob as one.
-fn from_stream(pieces: BoxStream<'static, object_store::Result<Bytes>>, hold: Option<Hold>) -> Pieces {
-    let state = (pieces, Bytes::new(), hold);
-    stream::try_unfold(state, |(mut pieces, mut rest, hold)| async move {
-        while rest.is_empty() {
-            match pieces.next().await {
-                Some(piece) => rest = piece?,
-                None => return Ok(None),
-            }
-        }
-        let piece = rest.split_to(rest.len().min(PIECE));
-        Ok(Some((piece, (pieces, rest, hold))))
-    })
-    .boxed()
 }
 
 fn storage(error: impl std::error::Error + Send + Sync + 'static) -> Fault {

@@ -70,7 +70,7 @@ impl ByteStream for Cache {
         let answer = Response::new(WriteResponse {
             committed_size: i64::try_from(digest.size()).unwrap_or(i64::MAX),
         });
-        if self.blobs.holds(&name.instance, &digest).await? {
+        if self.blobs.holds_intact(&name.instance, &digest).await? {
             return Ok(answer);
         }
 

@@ -116,8 +116,10 @@ impl Cache {
         let Ok(_turn) = self.trees.acquire().await else {
             return Ok(false);
         };
-        let Some(bytes) = self.blobs.load(instance, &digest).await? else {
-            return Ok(false);
+        let bytes = match self.blobs.load(instance, &digest).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(Fault::Damaged(_)) => return Ok(false),
+            Err(fault) => return Err(fault),
         };
         let Ok(tree) = reapi::Tree::decode(bytes) else {
             return Ok(false);
@@ -158,7 +160,8 @@ impl Cache {
                     }
                 }
                 Ok(None) => return Ok(true),
-                Ok(Some(Stop::Missing)) | Err(Fault::NotA { .. } | Fault::TooLarge { .. } | Fault::TreeTooLarge(_)) => {
+                Ok(Some(Stop::Missing))
+                | Err(Fault::Damaged(_) | Fault::NotA { .. } | Fault::TooLarge { .. } | Fault::TreeTooLarge(_)) => {
                     return Ok(false);
                 }
                 Err(fault) => return Err(fault),

@@ -1,6 +1,7 @@
 //! The digest of a blob: SHA-256 and size.
 
 use std::fmt;
+use std::io::{self, Read};
 
 use aws_lc_rs::digest::{self, SHA256};
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
@@ -128,6 +129,20 @@ impl Hasher {
     pub(super) fn update(&mut self, data: &[u8]) {
         self.context.update(data);
         self.size += data.len() as u64;
+    }
+
+    /// The digest of what is in a file, from where it stands to its end. Blocks on the file system.
+    pub(super) fn of_file(file: &mut impl Read) -> io::Result<BlobDigest> {
+        let mut hasher = Self::new();
+        let mut piece = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(read) => hasher.update(&piece[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     pub(super) fn finish(self) -> BlobDigest {

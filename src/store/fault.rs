@@ -6,6 +6,7 @@ use tonic::{Code, Status};
 
 use super::digest::BlobDigest;
 use super::rarely::Rarely;
+use super::space::NoRoom;
 
 /// Longest piece of a caller's input that is repeated in a message, in bytes. Clients announce
 /// header lists of 8 KiB, and a message that does not fit kills the call.
@@ -153,17 +154,23 @@ pub(super) enum Fault {
     /// The caller's: a tree with more directories than the store walks.
     #[error("the tree has more than {0} directories; read its directories one by one")]
     TreeTooLarge(usize),
-    /// The storage's: a blob that was whole when it was opened has become shorter.
-    #[error("blob {0} is damaged on the server")]
+    /// The storage's: a blob that has other bytes than were written.
+    #[error("blob {0} is damaged on the server, and was removed; push it again")]
     Damaged(BlobDigest),
+    /// An interrupted upload of which a part was lost.
+    #[error("a part of the upload of {0} was lost; start again at offset 0")]
+    LostPart(BlobDigest),
+    /// The caller's: it read so slowly that others needed the space.
+    #[error("blob {0} was removed to make room while it was read; read it again")]
+    Evicted(BlobDigest),
     /// The caller's: more than the store may hold.
     #[error(
-        "insufficient disk quota: {size} bytes are more than this cache takes at a time, which is {quota} bytes; nothing was stored"
+        "insufficient disk quota: {size} bytes are more than this cache takes, which is half of its quota of {quota} bytes; nothing was stored"
     )]
     OverQuota {
         /// Bytes to be stored.
         size: u64,
-        /// The most that is taken, bytes.
+        /// The quota, bytes.
         quota: u64,
     },
     /// Nobody's: the quota is used up by what is in use.
@@ -211,8 +218,8 @@ impl Fault {
             Self::NoBlob(_) | Self::NoActionResult(_) | Self::NoAsset(_) | Self::NoUpload(_) => Code::NotFound,
             Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => Code::FailedPrecondition,
             Self::OverQuota { .. } | Self::NoRoom | Self::DiskFull(_) => Code::ResourceExhausted,
-            Self::Damaged(_) => Code::DataLoss,
-            Self::UploadBusy(_) | Self::NoMemory | Self::Storage(_) => Code::Unavailable,
+            Self::Damaged(_) | Self::LostPart(_) => Code::DataLoss,
+            Self::UploadBusy(_) | Self::NoMemory | Self::Evicted(_) | Self::Storage(_) => Code::Unavailable,
             Self::Unsupported(_) => Code::Unimplemented,
         }
     }
@@ -224,6 +231,12 @@ impl From<object_store::Error> for Fault {
             true => Self::DiskFull(source),
             false => Self::Storage(source),
         }
+    }
+}
+
+impl From<NoRoom> for Fault {
+    fn from(_: NoRoom) -> Self {
+        Self::NoRoom
     }
 }
 
@@ -252,10 +265,15 @@ impl From<Fault> for Status {
 
 /// Whether the system said ENOSPC or EDQUOT.
 fn is_disk_full(error: &object_store::Error) -> bool {
+    has_kind(error, &[io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded])
+}
+
+/// Whether an error of the system of one of these kinds is behind it.
+pub(super) fn has_kind(error: &object_store::Error, kinds: &[io::ErrorKind]) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+        if kind.is_some_and(|kind| kinds.contains(&kind)) {
             return true;
         }
         next = error.source();

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) enum Task {
     /// Find out what is there, and keep it within the quota from now on.
     Survey(Weak<Space>),
-    /// Make room.
+    /// Make room in what was surveyed.
     Evict,
 }
 
@@ -50,6 +50,7 @@ pub(super) fn start(objects: Arc<dyn ObjectStore>, sweep: Option<Sweep>) -> Send
 
 fn run(objects: &dyn ObjectStore, sweep: Option<&Sweep>, tasks: &Receiver<Task>) {
     let mut space = Weak::new();
+    let root = sweep.map(|sweep| sweep.root.as_path());
     let mut swept = Instant::now();
     if let Some(sweep) = sweep {
         location::sweep(&sweep.root, sweep.before);
@@ -60,19 +61,19 @@ fn run(objects: &dyn ObjectStore, sweep: Option<&Sweep>, tasks: &Receiver<Task>)
                 space = new;
                 if let Some(space) = space.upgrade() {
                     space::survey(&space, objects);
-                    make_room(&space, objects);
+                    make_room(&space, objects, root);
                 }
             }
             Ok(Task::Evict) => {
                 if let Some(space) = space.upgrade() {
-                    make_room(&space, objects);
+                    make_room(&space, objects, root);
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if let Some(space) = space.upgrade() {
-            space.end_grace();
+            space.forget_callers();
             if let Some(Sweep { root, .. }) = sweep {
                 note_uses(&space, root);
             }
@@ -85,9 +86,14 @@ fn run(objects: &dyn ObjectStore, sweep: Option<&Sweep>, tasks: &Receiver<Task>)
     }
 }
 
-fn make_room(space: &Space, objects: &dyn ObjectStore) {
+fn make_room(space: &Arc<Space>, objects: &dyn ObjectStore, root: Option<&Path>) {
     let evicted = space::evict(space, |path| match objects.delete(path).now_or_never() {
-        Some(Ok(()) | Err(object_store::Error::NotFound { .. })) => Ok(()),
+        Some(Ok(()) | Err(object_store::Error::NotFound { .. })) => {
+            if let Some(root) = root {
+                location::prune(root, path);
+            }
+            Ok(())
+        }
         Some(Err(error)) => Err(error.to_string()),
         None => Err("the storage is not local".to_owned()),
     });

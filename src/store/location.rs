@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -87,6 +88,9 @@ pub enum OpenError {
     Interrupted(#[source] io::Error),
 }
 
+/// Device and number of a directory: the same by whatever name.
+pub(super) type Identity = (u64, u64);
+
 /// Opened storage.
 #[derive(Debug)]
 pub(super) struct Location {
@@ -95,19 +99,28 @@ pub(super) struct Location {
     /// Held shared while the store lives, so that no other process takes its unfinished files for
     /// those of a crash.
     pub(super) lock: Option<File>,
+    /// The directory, where there is one.
+    pub(super) root: Option<PathBuf>,
     /// What an earlier process may have left there.
     pub(super) sweep: Option<Sweep>,
 }
 
 impl Location {
-    /// Opens what `url` names. Blocks on the file system.
-    pub(super) fn open(url: &str) -> Result<Self, OpenError> {
+    /// Memory, which ends with this.
+    pub(super) fn memory() -> Self {
+        Self {
+            objects: Arc::new(InMemory::new()),
+            lock: None,
+            root: None,
+            sweep: None,
+        }
+    }
+
+    /// The directory that `url` names, which is made if it isn't there, and which one it is; None for `memory:`. Blocks on the
+    /// file system.
+    pub(super) fn prepare(url: &str) -> Result<Option<(PathBuf, Identity)>, OpenError> {
         let Some(path) = directory(url)? else {
-            return Ok(Self {
-                objects: Arc::new(InMemory::new()),
-                lock: None,
-                sweep: None,
-            });
+            return Ok(None);
         };
         fs::create_dir_all(&path).map_err(|source| match path.exists() && !path.is_dir() {
             true => OpenError::NotADirectory { path: path.clone() },
@@ -116,6 +129,15 @@ impl Location {
                 source,
             },
         })?;
+        let metadata = fs::metadata(&path).map_err(|source| OpenError::Create {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Some((path, (metadata.dev(), metadata.ino()))))
+    }
+
+    /// Opens the directory. Blocks on the file system.
+    pub(super) fn open(path: PathBuf) -> Result<Self, OpenError> {
         let claimed = claim(&path).map_err(|source| OpenError::NotWritable {
             path: path.clone(),
             source,
@@ -129,6 +151,7 @@ impl Location {
             // An answer to an upload is a promise: the file and its directory entry are on disk.
             objects: Arc::new(objects.with_fsync(true)),
             lock: Some(claimed.lock),
+            root: Some(path.clone()),
             sweep: Some(Sweep {
                 root: path,
                 before: claimed.unfinished_before,
@@ -140,6 +163,18 @@ impl Location {
 /// The directory that a store of this URL keeps its objects in; None where there is none, or where the URL is wrong.
 pub fn folder(url: &str) -> Option<PathBuf> {
     directory(url).ok().flatten()
+}
+
+/// A path without symbolic links and other spellings, as far as it is there.
+pub fn found(path: &Path) -> PathBuf {
+    let there = path
+        .ancestors()
+        .find_map(|there| Some((there, there.canonicalize().ok()?)));
+    let Some((there, found)) = there else {
+        return path.to_owned();
+    };
+    let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
+    found.components().chain(rest.components()).collect()
 }
 
 /// The directory of a `file:` URL (RFC 8089); None for `memory:`.
@@ -250,6 +285,17 @@ pub(super) fn sweep(directory: &Path, before: SystemTime) {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Removes the folders that an object is in, below `root`, as far as they are empty. Who makes an object there at the same
+/// time makes them anew.
+pub(super) fn prune(root: &Path, object: &object_store::path::Path) {
+    let path = root.join(object.as_ref());
+    for folder in path.ancestors().skip(1).take_while(|folder| *folder != root) {
+        if fs::remove_dir(folder).is_err() {
+            return;
         }
     }
 }

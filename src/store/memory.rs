@@ -20,6 +20,7 @@ use tonic::service::Routes;
 
 use self::answer::Answer;
 use self::request::Reserved;
+use super::caller::OnBehalf;
 use super::fault::Fault;
 
 /// How long a call waits for others to end that have the memory which it needs.
@@ -105,7 +106,7 @@ pub(super) fn keep_until_encoded<T>(reservation: Box<dyn Reserve>, response: &mu
 
 /// The services, with all that they keep reserved.
 pub(super) struct Reserving {
-    pub(super) routes: TowerToHyperService<Routes>,
+    pub(super) routes: TowerToHyperService<OnBehalf<Routes>>,
     pub(super) callers: Arc<dyn Callers>,
 }
 

@@ -6,9 +6,11 @@ mod asset;
 mod bytestream;
 mod cas;
 mod connection;
+mod disk;
 mod durability;
 mod quota;
 mod resume;
+mod shares;
 
 use std::future::{Ready, ready};
 use std::io;
@@ -35,7 +37,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::digest::BlobDigest;
 use super::memory::Everything;
-use super::{Meters, Store};
+use super::{Behalf, Meters, Store};
 
 /// What a store with a quota tells, to nobody else.
 pub(super) fn meters() -> Meters {
@@ -46,6 +48,7 @@ pub(super) fn meters() -> Meters {
         quota: gauge("quota"),
         evicted: counter("evicted"),
         evicted_bytes: counter("evicted_bytes"),
+        damaged: counter("damaged"),
     }
 }
 
@@ -59,6 +62,8 @@ struct Remote {
     push: PushClient<Channel>,
     channel: Channel,
     connections: Arc<AtomicUsize>,
+    /// Whose calls they are, by what the gate says.
+    behalf: Behalf,
 }
 
 impl Remote {
@@ -85,7 +90,23 @@ impl Remote {
             push: PushClient::new(channel.clone()),
             channel,
             connections,
+            behalf: Behalf::default(),
         }
+    }
+
+    /// The same for somebody else.
+    fn on_behalf(mut self, caller: u128) -> Self {
+        self.behalf.caller = caller;
+        self
+    }
+
+    /// A request as the gate sends it.
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        let mut headers = std::mem::take(request.metadata_mut()).into_headers();
+        self.behalf.write(&mut headers);
+        *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
+        request
     }
 
     /// Connections that were opened so far.
@@ -102,6 +123,7 @@ impl Remote {
 
     async fn update(&mut self, instance: &str, data: &[u8]) {
         let request = batch(instance, [(digest(data), data)]);
+        let request = self.request(request);
         let response = self.cas.batch_update_blobs(request).await.unwrap();
         let responses = response.into_inner().responses;
         assert_eq!(responses.len(), 1);
@@ -119,6 +141,7 @@ impl Remote {
             blob_digests: digests.into_iter().collect(),
             ..Default::default()
         };
+        let request = self.request(request);
         let response = self.cas.find_missing_blobs(request).await.unwrap();
         response.into_inner().missing_blob_digests
     }
@@ -134,6 +157,7 @@ impl Remote {
             read_offset: offset,
             read_limit: limit,
         };
+        let request = self.request(request);
         let mut pieces = self.bytestream.read(request).await?.into_inner();
         let mut data = Vec::new();
         while let Some(piece) = pieces.message().await? {
@@ -144,7 +168,8 @@ impl Remote {
 
     /// Sends the messages and ends the stream.
     async fn write(&mut self, messages: Vec<WriteRequest>) -> Result<i64, Status> {
-        let response = self.bytestream.write(stream::iter(messages)).await?;
+        let request = self.request(stream::iter(messages));
+        let response = self.bytestream.write(request).await?;
         Ok(response.into_inner().committed_size)
     }
 }

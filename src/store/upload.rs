@@ -1,13 +1,16 @@
 //! One blob on its way in.
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use object_store::path::Path;
 use object_store::{MultipartUpload, PutPayload, UploadPart};
+use tokio::runtime::Handle;
 
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
 use super::memory::{self, Reserve};
-use super::objects::{Bounded, Objects};
+use super::objects::Objects;
+use super::space::Room;
 
 /// Bytes that are collected before they go to the object store. A blob of less is written in one
 /// go, without a multipart upload and without an open file in between.
@@ -27,8 +30,10 @@ pub(super) struct Upload {
     objects: Objects,
     path: Path,
     digest: BlobDigest,
-    /// As large as what has been received.
-    room: Bounded,
+    /// As large as what has been received. None only once the blob is finished.
+    room: Option<Room>,
+    /// Its size was told to the room.
+    announced: bool,
     state: State,
 }
 
@@ -54,7 +59,8 @@ struct State {
 impl Upload {
     pub(super) fn new(objects: Objects, path: Path, digest: BlobDigest) -> Self {
         Self {
-            room: objects.room(),
+            room: Some(objects.room()),
+            announced: false,
             objects,
             path,
             digest,
@@ -82,6 +88,11 @@ impl Upload {
         self.state.buffered
     }
 
+    /// Whose it is.
+    pub(super) fn caller(&self) -> u128 {
+        self.room.as_ref().map_or(0, Room::caller)
+    }
+
     /// Whether more bytes can make a blob of it.
     pub(super) fn is_usable(&self) -> bool {
         !self.state.broken
@@ -105,13 +116,20 @@ impl Upload {
                 received,
             });
         }
-        self.room.grow(data.len() as u64).await?;
+        let Some(room) = &mut self.room else {
+            return Ok(());
+        };
+        if !self.announced {
+            room.announce(self.digest.size()).await?;
+            self.announced = true;
+        }
+        room.grow(data.len() as u64).await?;
         // Where nothing more may be kept, it is written at once: so long its message is reserved anyway.
         let may_stay = self.state.reserve(data.len() as u64)?;
         let full = self.state.buffered + data.len() >= PART || !may_stay;
         let whole = received == self.digest.size() && self.state.multipart.is_none();
         if full && !whole && self.state.multipart.is_none() {
-            self.state.multipart = Some(self.objects.begin(&self.path).await?);
+            self.state.multipart = Some(self.objects.begin(room, &self.path).await?);
         }
 
         self.state.hasher.update(&data);
@@ -142,16 +160,18 @@ impl Upload {
                 actual,
             });
         }
-        if self.state.multipart.is_none() {
-            let payload = self.take_buffer();
-            return self.objects.put_into(self.room, &self.path, payload).await;
+        if self.state.multipart.is_some() {
+            self.flush();
+            self.settle().await?;
         }
-        self.flush();
-        self.settle().await?;
         let size = self.state.received;
-        match self.state.multipart.take() {
-            Some(parts) => self.objects.complete(self.room, &self.path, size, parts).await,
-            None => Ok(()),
+        match (self.room.take(), self.state.multipart.take()) {
+            (Some(room), Some(parts)) => self.objects.complete(room, &self.path, size, parts).await,
+            (Some(room), None) => {
+                let payload = self.take_buffer();
+                self.objects.put_into(room, &self.path, payload).await
+            }
+            (None, _) => Ok(()),
         }
     }
 
@@ -175,7 +195,7 @@ impl Upload {
     /// Waits for the part on its way.
     async fn settle(&mut self) -> Result<(), Fault> {
         if self.state.broken {
-            return Err(Fault::Damaged(self.digest));
+            return Err(Fault::LostPart(self.digest));
         }
         if let Some(part) = &mut self.state.in_flight {
             let result = part.await;
@@ -222,6 +242,32 @@ impl State {
     fn end_tail(&mut self) {
         if !self.tail.is_empty() {
             self.buffer.push(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+}
+
+impl Drop for Upload {
+    /// Removes what was written. Its room is given back when the disk has given back its bytes, not before.
+    fn drop(&mut self) {
+        let Some(mut multipart) = self.state.multipart.take() else {
+            return;
+        };
+        let (in_flight, room) = (self.state.in_flight.take(), self.room.take());
+        let reserved = self.state.reserved.take();
+        let (objects, path) = (self.objects.clone(), self.path.clone());
+        let end = async move {
+            // It would write on. What it says does not matter any more.
+            if let Some(part) = in_flight {
+                let _lost = part.await;
+            }
+            let _gone = multipart.abort().await;
+            objects.prune(path).await;
+            drop((room, reserved));
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(end)),
+            // Where no runtime is, all of it is done at once.
+            Err(_) => _ = end.now_or_never(),
         }
     }
 }

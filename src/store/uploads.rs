@@ -21,7 +21,8 @@ const MOST: usize = 256;
 const MOST_BYTES: usize = 16 << 20;
 
 /// The uploads of one store. Interrupted ones live as long as the process, are forgotten after
-/// [`IDLE`], and the oldest make room for new ones beyond 256 of them, 16 MiB of memory, or a limit for the disk.
+/// [`IDLE`], and those of the caller who has the most make room for new ones beyond 256 of them, 16 MiB of memory, or a limit
+/// for the disk.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     table: Mutex<Table>,
@@ -42,9 +43,39 @@ struct Parked {
 }
 
 impl Uploads {
-    /// From now on interrupted uploads may take so many bytes of the disk; None for any number.
+    /// From now on interrupted uploads may take so many bytes of the disk; None for any number. What is more goes by
+    /// [`trim`](Self::trim).
     pub(super) fn set_limit(&self, limit: Option<u64>) {
         self.table().limit = limit;
+    }
+
+    /// Gives up what is beyond the limits.
+    pub(super) fn trim(&self) {
+        let forgotten = self.table().trim();
+        drop(forgotten);
+    }
+
+    /// Gives up interrupted uploads that nobody came back to for `idle`, the oldest first, until so many bytes were received
+    /// of them; of one caller only, where it is told. How many bytes that were.
+    pub(super) fn give_up(&self, caller: Option<u128>, idle: Duration, bytes: u64) -> u64 {
+        let now = Instant::now();
+        let mut forgotten = Vec::new();
+        let mut given = 0;
+        let mut table = self.table();
+        while given < bytes {
+            let is_meant = |parked: &Parked| {
+                let theirs = caller.is_none_or(|caller| parked.upload.caller() == caller);
+                theirs && now.saturating_duration_since(parked.since) >= idle
+            };
+            let Some(upload) = table.remove_oldest(is_meant) else {
+                break;
+            };
+            given += upload.upload.received();
+            forgotten.push(upload);
+        }
+        drop(table);
+        drop(forgotten);
+        given
     }
 
     /// Starts an upload at offset 0, or goes on with an interrupted one. Two clients that start
@@ -108,16 +139,10 @@ impl Uploads {
             since: Instant::now(),
         };
         let mut table = self.table();
-        let mut forgotten: Vec<_> = table.parked.insert(name, parked).into_iter().collect();
-        while table.is_over_limit() {
-            let oldest = table.parked.iter().min_by_key(|(_, parked)| parked.since);
-            let Some(oldest) = oldest.map(|(name, _)| name.clone()) else {
-                break;
-            };
-            forgotten.extend(table.parked.remove(&oldest));
-        }
+        let before = table.parked.insert(name, parked);
+        let forgotten = table.trim();
         drop(table);
-        drop(forgotten);
+        drop((before, forgotten));
     }
 
     /// A panic elsewhere leaves the table whole: nothing is done halfway under the lock.
@@ -142,6 +167,37 @@ impl Table {
             Some(parked) => Ok(parked.upload),
             None => Err(Fault::WriteOffset { offset, committed }),
         }
+    }
+
+    /// Takes out what is beyond the limits: the oldest of the caller who has the most.
+    fn trim(&mut self) -> Vec<Parked> {
+        let mut forgotten = Vec::new();
+        while self.is_over_limit() {
+            let mut callers = HashMap::<u128, (u64, usize)>::new();
+            for parked in self.parked.values() {
+                let (bytes, number) = callers.entry(parked.upload.caller()).or_default();
+                *bytes += parked.upload.received();
+                *number += 1;
+            }
+            let by_number = self.parked.len() > MOST;
+            let most = callers.into_iter().max_by_key(|(_, (bytes, number))| match by_number {
+                true => *number as u64,
+                false => *bytes,
+            });
+            let Some((most, _)) = most else { break };
+            let Some(oldest) = self.remove_oldest(|parked| parked.upload.caller() == most) else {
+                break;
+            };
+            forgotten.push(oldest);
+        }
+        forgotten
+    }
+
+    fn remove_oldest(&mut self, is_meant: impl Fn(&Parked) -> bool) -> Option<Parked> {
+        let meant = self.parked.iter().filter(|(_, parked)| is_meant(parked));
+        let oldest = meant.min_by_key(|(_, parked)| parked.since);
+        let name = oldest.map(|(name, _)| name.clone())?;
+        self.parked.remove(&name)
     }
 
     fn is_over_limit(&self) -> bool {

@@ -17,6 +17,21 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// The folder in its place: there are 256.
+    pub(super) fn folder(&self) -> (u32, u8) {
+        (self.place, self.hash[0])
+    }
+
+    /// The number of its place.
+    pub(super) fn place(&self) -> u32 {
+        self.place
+    }
+
+    /// Bytes of a blob or the action of a result; None for assets.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.size
+    }
+
     /// A byte that is spread evenly.
     pub(super) fn spread(&self) -> usize {
         usize::from(self.hash[31])
@@ -68,6 +83,11 @@ impl Places {
         let size = key.size.map(|size| format!("-{size}")).unwrap_or_default();
         Path::from(format!("{place}/{}/{hex}{size}", &hex[..2]))
     }
+}
+
+/// Whether a path is that of an object of a store.
+pub(in crate::store) fn is_object(path: &Path) -> bool {
+    split(path).is_some()
 }
 
 /// `PLACE/<2 hex>/<hash>[-<size>]`

@@ -35,7 +35,7 @@ pub(in crate::store) fn survey(space: &Space, objects: &dyn ObjectStore) {
         };
         // A clock that was wrong once must not keep a file for ever.
         let modified = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
-        let used = modified.min(space.begun.1);
+        let used = modified.min(space.now());
         space.find(key, meta.size, used, super::seconds(used));
         found += 1;
         bytes += meta.size;

@@ -46,6 +46,7 @@ impl Space {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use std::sync::mpsc::channel;
+    use std::sync::{Arc, Weak};
 
     use object_store::path::Path;
 
@@ -55,8 +56,10 @@ mod tests {
 
     const QUOTA: u64 = 1000 * BLOCK;
 
-    fn space() -> Space {
-        Space::new(Some(QUOTA), meters(), channel().0, Waits::default())
+    fn space() -> Arc<Space> {
+        let space = Space::new(channel().0, Weak::new());
+        assert!(space.set_quota(Some(QUOTA), meters(), Waits::default()));
+        Arc::new(space)
     }
 
     fn path(number: u64) -> Path {

@@ -13,27 +13,45 @@ use super::*;
 use crate::store::PARKED;
 use crate::store::space::Waits;
 
-const MIB: usize = 1 << 20;
-const QUOTA: usize = 16 * MIB;
+pub(super) const MIB: usize = 1 << 20;
+pub(super) const QUOTA: usize = 16 * MIB;
 
 /// What may go at once, and uploads that do not wait for long.
-const SHORT: Waits = Waits {
+pub(super) const SHORT: Waits = Waits {
     grace: Duration::ZERO,
     patience: Duration::from_millis(300),
 };
 
 /// A store with a quota, its directory unless it is in memory, and what it tells.
-struct Limited {
-    store: Store,
-    remote: Remote,
-    meters: Meters,
-    folder: tempfile::TempDir,
+pub(super) struct Limited {
+    pub(super) store: Store,
+    pub(super) remote: Remote,
+    pub(super) meters: Meters,
+    pub(super) folder: tempfile::TempDir,
 }
 
 impl Limited {
-    async fn in_file(waits: Waits) -> Self {
+    pub(super) async fn in_file(waits: Waits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::on(folder, waits).await
+    }
+
+    /// With blobs that were there before it got its quota: nothing keeps them but their use.
+    pub(super) async fn with_old(numbers: std::ops::Range<u32>, waits: Waits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("file:{}", folder.path().display())).await.unwrap();
+        let mut limited = Self {
+            remote: Remote::connect(&store),
+            store,
+            meters: meters(),
+            folder,
+        };
+        let bytes = i64::from(numbers.end - numbers.start) * MIB as i64;
+        limited.fill(numbers).await;
+        limited.store.limit(Some(QUOTA as u64), limited.meters.clone(), waits);
+        let meters = limited.meters.clone();
+        eventually(|| meters.bytes.get() == bytes).await;
+        limited
     }
 
     async fn on(folder: tempfile::TempDir, waits: Waits) -> Self {
@@ -54,7 +72,7 @@ impl Limited {
     }
 
     /// A blob of one MiB that differs from all others.
-    async fn push(&mut self, number: u32) -> reapi::Digest {
+    pub(super) async fn push(&mut self, number: u32) -> reapi::Digest {
         let data = blob(number);
         let digest = digest(&data);
         let name = upload_name("u", &digest);
@@ -63,7 +81,7 @@ impl Limited {
     }
 
     /// So many blobs, which make room for themselves.
-    async fn fill(&mut self, numbers: std::ops::Range<u32>) {
+    pub(super) async fn fill(&mut self, numbers: std::ops::Range<u32>) {
         for number in numbers {
             self.push(number).await;
             // Uses are told apart by milliseconds.
@@ -71,25 +89,25 @@ impl Limited {
         }
     }
 
-    async fn read(&mut self, digest: &reapi::Digest) -> Result<Vec<u8>, Code> {
+    pub(super) async fn read(&mut self, digest: &reapi::Digest) -> Result<Vec<u8>, Code> {
         let read = self.remote.read(&blob_name(digest), 0, 0).await;
         read.map_err(|error| error.code())
     }
 }
 
-fn blob(number: u32) -> Vec<u8> {
+pub(super) fn blob(number: u32) -> Vec<u8> {
     let mut data = noise(MIB);
     data[..4].copy_from_slice(&number.to_le_bytes());
     data
 }
 
-fn file(root: &Path, digest: &reapi::Digest) -> PathBuf {
+pub(super) fn file(root: &Path, digest: &reapi::Digest) -> PathBuf {
     let name = format!("{}-{}", digest.hash, digest.size_bytes);
     root.join("cas/_").join(&digest.hash[..2]).join(name)
 }
 
 /// Bytes of the files below a folder, in blocks.
-fn on_disk(root: &Path) -> u64 {
+pub(super) fn on_disk(root: &Path) -> u64 {
     let sizes = files(root).into_iter().filter(|file| !file.ends_with("casgate.lock"));
     let sizes = sizes.map(|file| fs::metadata(file).map_or(0, |file| file.len()));
     sizes.map(|size| size.div_ceil(4096) * 4096).sum()
@@ -180,7 +198,8 @@ async fn what_was_just_stored_stays_and_further_uploads_wait() {
         ..SHORT
     })
     .await;
-    limited.fill(0..16).await;
+    // Their folders take the rest.
+    limited.fill(0..15).await;
     let more = blob(16);
     let name = upload_name("u", &digest(&more));
     let error = limited.remote.write(pieces(&name, &more, 0, MIB)).await.unwrap_err();
@@ -192,7 +211,7 @@ async fn what_was_just_stored_stays_and_further_uploads_wait() {
         .batch_update_blobs(batch("", [(digest(&more), more.as_slice())]));
     let response = response.await.unwrap().into_inner().responses.remove(0);
     assert_eq!(response.status.unwrap().code, Code::ResourceExhausted as i32);
-    for number in 0..16 {
+    for number in 0..15 {
         assert!(limited.read(&digest(&blob(number))).await.is_ok(), "{number}");
     }
     assert_eq!(limited.meters.evicted.get(), 0);

@@ -178,7 +178,7 @@ pub(super) fn unfinished(directory: &std::path::Path) -> Vec<String> {
 /// All files below a directory.
 pub(super) fn files(directory: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
+    for entry in std::fs::read_dir(directory).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files(&path));

@@ -1,7 +1,8 @@
 //! The embedded store of the real program, and clients that push to it in the clear.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::asset::v1::fetch_client::FetchClient;
 use bazel_remote_apis::build::bazel::remote::asset::v1::push_client::PushClient;
@@ -13,6 +14,7 @@ use futures_util::stream;
 use reapi::action_cache_client::ActionCacheClient;
 use reapi::batch_update_blobs_request::Request as Update;
 use reapi::content_addressable_storage_client::ContentAddressableStorageClient;
+use tokio::sync::mpsc;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -22,8 +24,14 @@ pub(crate) use super::noise::{Blob, Random, digest, hash};
 /// The real program with a store in this folder, and what connects to it in the clear. `keys` are further keys of the store,
 /// `commands` run in a shell before it.
 pub(crate) async fn program(folder: &Path, keys: &str, commands: &str) -> (Gate, Clients) {
+    program_with(folder, keys, commands, "").await
+}
+
+/// The same with further keys of the configuration.
+pub(crate) async fn program_with(folder: &Path, keys: &str, commands: &str, top: &str) -> (Gate, Clients) {
     let mut config = Config::to_endpoint("unix:/nowhere");
-    config.top.push_str("\nlog = { format = \"json\" }");
+    config.top.push_str("\nlog = { format = \"json\" }\n");
+    config.top.push_str(top);
     config.backends = format!("[backends.store]\nstore = \"file:{}\"\n{keys}\n", folder.display());
     let more = &mut config.more_listeners;
     more.push_str("[[listen]]\naddress = \"127.0.0.1:0\"\ntls = false\n");
@@ -31,6 +39,18 @@ pub(crate) async fn program(folder: &Path, keys: &str, commands: &str) -> (Gate,
     let gate = Gate::spawn_after(commands, config).await;
     let clients = Clients::of(gate.clear_address().await);
     (gate, clients)
+}
+
+/// An upload that is open. Dropped, it breaks off.
+pub(crate) struct Open {
+    call: tokio::task::JoinHandle<Result<(), Status>>,
+    _messages: mpsc::Sender<WriteRequest>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.call.abort();
+    }
 }
 
 /// A name that was given to a blob or a directory.
@@ -63,9 +83,17 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn of(address: SocketAddr) -> Clients {
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .unwrap()
-            .connect_lazy();
+        Clients::from(address, None)
+    }
+
+    /// The same from another address, which is another caller.
+    pub(crate) fn elsewhere(&self, from: IpAddr) -> Clients {
+        Clients::from(self.address, Some(from))
+    }
+
+    fn from(address: SocketAddr, from: Option<IpAddr>) -> Clients {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint.local_address(from).connect_lazy();
         Clients {
             address,
             cas: ContentAddressableStorageClient::new(channel.clone()).max_decoding_message_size(8 << 20),
@@ -91,29 +119,75 @@ impl Clients {
     }
 
     pub(crate) async fn check_blob(&mut self, blob: Blob) {
-        let data = blob.bytes();
-        let digest = digest(&data);
+        let read = self.read(blob).await.unwrap();
+        assert!(read == blob.bytes(), "{blob:?} has other bytes");
+    }
+
+    pub(crate) async fn read(&mut self, blob: Blob) -> Result<Vec<u8>, Status> {
+        let digest = digest(&blob.bytes());
         let request = ReadRequest {
             resource_name: format!("blobs/{}/{}", digest.hash, digest.size_bytes),
             ..Default::default()
         };
-        let mut pieces = self.bytes.read(request).await.unwrap().into_inner();
+        let mut pieces = self.bytes.read(request).await?.into_inner();
         let mut read = Vec::new();
-        while let Some(piece) = pieces.message().await.unwrap() {
+        while let Some(piece) = pieces.message().await? {
             read.extend(piece.data);
         }
-        assert!(read == data, "{blob:?} has other bytes");
+        Ok(read)
+    }
+
+    /// Begins an upload and sends all but its last byte, as far as that is taken, with these headers. It breaks off with what
+    /// is given back.
+    pub(crate) async fn begin(&self, blob: Blob, headers: &[(&'static str, String)]) -> Open {
+        let data = blob.bytes();
+        let digest = digest(&data);
+        let name = format!("uploads/{}/blobs/{}/{}", blob.seed, digest.hash, digest.size_bytes);
+        let (sender, receiver) = mpsc::channel(1);
+        let messages = stream::unfold(receiver, |mut receiver: mpsc::Receiver<WriteRequest>| async {
+            receiver.recv().await.map(|message| (message, receiver))
+        });
+        let mut request = tonic::Request::new(messages);
+        for (header, value) in headers {
+            request.metadata_mut().insert(*header, value.parse().unwrap());
+        }
+        let mut bytes = self.bytes.clone();
+        let call = tokio::spawn(async move { bytes.write(request).await.map(drop) });
+        let mut at = 0;
+        for piece in data[..data.len() - 1].chunks(PIECE) {
+            let message = WriteRequest {
+                resource_name: name.clone(),
+                write_offset: at,
+                finish_write: false,
+                data: piece.to_vec(),
+            };
+            at += piece.len() as i64;
+            // What is not taken at once is more than the caller may have.
+            let sent = tokio::time::timeout(Duration::from_millis(500), sender.send(message)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                break;
+            }
+        }
+        Open {
+            call,
+            _messages: sender,
+        }
     }
 
     pub(crate) async fn check_name(&mut self, named: &Named) {
         let blob = Some(digest(&named.blob.bytes()));
-        let found = match named.kind {
+        assert_eq!(self.find_name(named).await.unwrap(), blob, "{named:?}");
+    }
+
+    /// The digest of what is named.
+    pub(crate) async fn find_name(&mut self, named: &Named) -> Result<Option<reapi::Digest>, Status> {
+        Ok(match named.kind {
             Kind::ActionResult => {
                 let request = reapi::GetActionResultRequest {
                     action_digest: Some(action(named.name)),
                     ..Default::default()
                 };
-                let result = self.actions.get_action_result(request).await.unwrap().into_inner();
+                let result = self.actions.get_action_result(request).await?.into_inner();
                 result.stdout_digest
             }
             Kind::BlobAsset => {
@@ -121,10 +195,9 @@ impl Clients {
                     uris: vec![uri(named.name)],
                     ..Default::default()
                 };
-                self.fetch.fetch_blob(request).await.unwrap().into_inner().blob_digest
+                self.fetch.fetch_blob(request).await?.into_inner().blob_digest
             }
-        };
-        assert_eq!(found, blob, "{named:?}");
+        })
     }
 
     /// Small blobs in one call: the code of each.
