@@ -208,6 +208,12 @@ impl Folder {
     }
 }
 
+/// A commonName for an authority that no other one has: people and programs tell authorities from each other by their names.
+pub fn distinct_name(kind: &str) -> String {
+    let digits = uuid::Uuid::new_v4().simple().to_string();
+    format!("{kind} {}", digits.get(..8).unwrap_or(&digits))
+}
+
 fn params(name: &str, end: OffsetDateTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();

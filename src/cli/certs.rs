@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::certs::{Folder, Made};
+use crate::certs::{Folder, Made, distinct_name};
 
 /// Days that an authority is valid unless told otherwise.
 pub const AUTHORITY_DAYS: u32 = 3650;
@@ -27,9 +27,9 @@ pub enum Command {
     Init {
         /// The folder; it is made if it is not there
         dir: PathBuf,
-        /// The authority's commonName
-        #[arg(long, default_value = "casgate authority")]
-        name: String,
+        /// The authority's commonName; without it, one that no other has: `casgate authority` and eight digits
+        #[arg(long)]
+        name: Option<String>,
         /// How long it is valid, in days
         #[arg(long, default_value_t = AUTHORITY_DAYS, value_parser = clap::value_parser!(u32).range(1..=MOST_DAYS))]
         days: u32,
@@ -90,7 +90,8 @@ pub fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Init { dir, name, days } => {
             let folder = Folder::new(dir);
-            print(&folder.authority(name, *days).map_err(Failure::of)?)?;
+            let name = name.clone().unwrap_or_else(|| distinct_name("casgate authority"));
+            print(&folder.authority(&name, *days).map_err(Failure::of)?)?;
             println!("{}", folder.list_path().display());
             Ok(())
         }

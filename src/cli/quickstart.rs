@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::certs::{AUTHORITY_DAYS, DAYS, LOCAL_HOSTS};
 use super::{Failure, serve};
-use crate::certs::{Folder, write_new};
+use crate::certs::{Folder, distinct_name, write_new};
 
 use settings::Settings;
 
@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .chain(LOCAL_HOSTS.map(str::to_owned))
         .collect();
     let made = [
-        folder.authority("casgate quickstart", AUTHORITY_DAYS),
+        folder.authority(&distinct_name("casgate quickstart"), AUTHORITY_DAYS),
         folder.server(&hosts, DAYS),
         folder.client("ci", DAYS),
         folder.client("dev", DAYS),
