@@ -1,10 +1,13 @@
 //! TLS on both sides: PEM to rustls configurations. TLS 1.2 and 1.3, HTTP/2 by ALPN, no resumption.
 
 mod chains;
+mod der;
 mod dn;
 pub mod identity;
 pub mod lists;
 pub mod pem;
+mod refusal;
+mod signature;
 pub mod verifier;
 
 use std::sync::Arc;

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use time::{Duration, OffsetDateTime};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::pair::{read, replace};
@@ -110,7 +108,7 @@ impl Folder {
         let authority = identity::parse(&authority).map_err(|error| broken(&error.to_string()))?;
         let is_issuer = certificate.issuer().as_raw() == authority.subject().as_raw()
             // Many authorities have the same name; their keys differ.
-            && key_of_issuer(&certificate) == key(&authority);
+            && identity::issuer_key_id(&certificate) == identity::key_id(&authority);
         if !is_issuer {
             return Err(broken("was not made by this authority"));
         }
@@ -208,29 +206,12 @@ fn first(path: &Path) -> Result<rustls::pki_types::CertificateDer<'static>, Cert
     Ok(chain.swap_remove(0))
 }
 
-fn key<'a>(authority: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
-    authority
-        .iter_extensions()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
-            _ => None,
-        })
-}
-
-fn key_of_issuer<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
-    certificate
-        .iter_extensions()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::AuthorityKeyIdentifier(authority) => authority.key_identifier.as_ref().map(|key| key.0),
-            _ => None,
-        })
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::config::file::ExpiredLists;
+    use crate::config::file::{ExpiredLists, MissingLists};
+    use crate::tls::lists::{ReadList, Terms};
     use crate::tls::verifier::{self, ClientVerifier, Trusted};
     use rustls::pki_types::UnixTime;
 
@@ -251,9 +232,14 @@ mod tests {
             der: pem::certificates(&file("ca.crt")).unwrap().remove(0),
             role: None,
         };
-        let lists = pem::revocation_lists(&file(LIST)).unwrap();
-        let verifier = ClientVerifier::new(&[trusted], &lists, true, &|_| false).unwrap();
-        let verifier = verifier.expired_lists(&lists, ExpiredLists::Refuse).unwrap();
+        let lists = pem::revocation_lists(&file(LIST)).unwrap().into_iter();
+        let lists: Vec<_> = lists.map(|list| ReadList::new(list, LIST).unwrap()).collect();
+        let terms = Terms {
+            expired: ExpiredLists::Refuse,
+            missing: MissingLists::Refuse,
+        };
+        let verifier = ClientVerifier::new(&[trusted], true, &|_| false).unwrap();
+        let verifier = verifier.with_lists(&lists, terms).unwrap();
         let client = pem::certificates(&file(&format!("{client}.crt"))).unwrap().remove(0);
         verifier
             .verify(&client, &[], UnixTime::now())

@@ -139,6 +139,12 @@ pub struct Listen {
     /// list has ended (its nextUpdate is over): with `refuse`, all of them are refused (default `tolerate`: the list goes
     /// on being applied).
     pub client_crl_expired: Key<ExpiredLists>,
+    /// `client-crl-missing = "accept" | "refuse"`: what becomes of a certificate that no revocation list of its authority
+    /// covers, also of those between a client's and `client-ca` (default `accept`).
+    pub client_crl_missing: Key<MissingLists>,
+    /// `client-ca-expired = "refuse" | "tolerate"`: what becomes of the certificates of an authority of `client-ca` whose own
+    /// certificate is not valid now (default `refuse`).
+    pub client_ca_expired: Key<ExpiredAuthorities>,
     /// `client-certificate = "required" | "optional"`: with `optional`, a caller without one is anonymous
     /// (default `required`).
     pub client_certificate: Key<ClientCertificate>,
@@ -224,6 +230,28 @@ pub enum ExpiredLists {
     Tolerate,
     /// They are refused.
     Refuse,
+}
+
+/// What becomes of a certificate that no revocation list of its authority covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissingLists {
+    /// It is good.
+    #[default]
+    Accept,
+    /// It is refused.
+    Refuse,
+}
+
+/// What becomes of the certificates of an authority whose own certificate has expired, or is not valid yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExpiredAuthorities {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They are accepted as before.
+    Tolerate,
 }
 
 /// Whether callers must show a certificate.

@@ -24,8 +24,9 @@ use crate::policy::identity::Identity;
 use crate::policy::pattern::Issuers;
 use crate::policy::{Permit, RuleId, Standing};
 use crate::route::BackendId;
-use crate::snapshot::listen::{ListenerId, Security};
+use crate::snapshot::listen::ListenerId;
 use crate::tls::identity;
+use crate::tls::verifier::Accepted;
 
 /// Bytes that a connection may make the gate keep of calls that are denied and answered kindly: one of the largest batches or
 /// two of the largest action results at once, or thousands of usual ones. What is beyond it is told its denial.
@@ -83,8 +84,10 @@ pub struct View {
     forwarded: Vec<(BackendId, Headers)>,
     /// Why the certificate is not accepted any more.
     pub withdrawn: Option<String>,
-    /// Last second in which a revocation list holds without which the certificate is not accepted.
-    until: Option<i64>,
+    /// Last second in which all of this holds: then the verifier is asked again.
+    until: i64,
+    /// Last second in which the certificate is accepted.
+    end: i64,
 }
 
 impl Peer {
@@ -139,7 +142,7 @@ impl Caller {
     /// What the configuration that runs now gives to the peer.
     pub fn view(&self) -> Arc<View> {
         let mut view = self.view.lock();
-        if !self.shared.is_current(&view.live) || view.until.is_some_and(|end| end < now()) {
+        if !self.shared.is_current(&view.live) || view.until < now() {
             *view = Arc::new(View::new(self.shared.live(), &self.peer, &self.member));
         }
         Arc::clone(&view)
@@ -184,14 +187,13 @@ impl Caller {
         self.resets.too_many().await;
     }
 
-    /// Ends once the certificate has expired, or a revocation list without which it is not accepted, by the clock of the
-    /// machine, which may be set in between.
+    /// Ends once the certificate has expired, or what it needs to be accepted: authorities above it, and their revocation
+    /// lists. That is by the clock of the machine, which may be set in between.
     pub(super) async fn until_expired(&self) {
         let Identity::Certificate(certificate) = &self.peer.identity else {
             return std::future::pending().await;
         };
-        let list = self.view().until;
-        let end = list.map_or(certificate.not_after, |list| list.min(certificate.not_after));
+        let end = self.view().end.min(certificate.not_after);
         while end >= now() {
             let left = end.saturating_sub(now()).saturating_add(1);
             tokio::time::sleep(Duration::from_secs(left.clamp(1, 60).unsigned_abs())).await;
@@ -202,14 +204,11 @@ impl Caller {
 impl View {
     fn new(live: Arc<Live>, peer: &Peer, member: &Member) -> View {
         // Who vouches for a certificate belongs to the configuration: a reload may name authorities otherwise.
-        let (issuers, withdrawn) = match verify(&live, peer) {
-            Ok(issuers) => (issuers, None),
-            Err(reason) => (Vec::new(), Some(reason)),
+        let (accepted, withdrawn) = match verify(&live, peer) {
+            Ok(accepted) => (accepted, None),
+            Err(reason) => (Accepted::ANONYMOUS, Some(reason)),
         };
-        let until = match live.snapshot.listener(peer.listener).map(|listener| &listener.security) {
-            Some(Security::Tls { verifier, .. }) if withdrawn.is_none() => verifier.list_end_for(&peer.chain),
-            _ => None,
-        };
+        let issuers = accepted.issuers;
         let policy = &live.snapshot.policy;
         let standing = policy.standing(&peer.identity, &issuers);
         View {
@@ -217,7 +216,8 @@ impl View {
             standing,
             forwarded: forwarded(&live, &peer.identity, &issuers),
             withdrawn,
-            until,
+            until: accepted.until,
+            end: accepted.end,
             live,
         }
     }
@@ -251,11 +251,11 @@ fn forwarded(live: &Live, identity: &Identity, issuers: &Issuers) -> Vec<(Backen
         .collect()
 }
 
-/// The names of the authorities that vouch for the peer.
+/// What a configuration says of the peer.
 ///
 /// # Errors
 /// Why a configuration does not accept the peer, though an earlier one did.
-fn verify(live: &Live, peer: &Peer) -> Result<Vec<Arc<str>>, String> {
+fn verify(live: &Live, peer: &Peer) -> Result<Accepted, String> {
     match live.snapshot.listener(peer.listener) {
         Some(listener) => listener.security.accept(&peer.chain, UnixTime::now()),
         None => Err("its listener is not in the configuration any more".to_owned()),

@@ -88,8 +88,12 @@ fn wanted(part: Part, pattern: &CertificatePattern) -> Option<String> {
 
 /// What a certificate has of a part, each value once.
 fn given(part: Part, certificate: &Certificate, issuers: &Issuers) -> Vec<String> {
-    let values = part.given(certificate, issuers).into_iter();
-    let mut keys: Vec<String> = values.filter_map(|value| key(part, value)).collect();
+    let values = match part {
+        // Also those that count for denials only.
+        Part::IssuedBy => issuers.iter().map(|issuer| issuer.name.to_string()).collect(),
+        _ => part.given(certificate, issuers),
+    };
+    let mut keys: Vec<String> = values.into_iter().filter_map(|value| key(part, value)).collect();
     keys.sort_unstable();
     keys.dedup();
     keys

@@ -86,9 +86,29 @@ pub enum Fit {
     Different,
 }
 
-/// The names of the authorities of `client-ca` that vouch for a caller: found by the verifier of a snapshot, so that
+/// The entries of `client-ca` from which a caller's certificate comes: found by the verifier of a snapshot, so that
 /// they are not part of the identity, which outlives it.
-pub type Issuers = [Arc<str>];
+pub type Issuers = [Issuer];
+
+/// An entry of `client-ca` from which a certificate comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it vouches for the certificate. Else there is a way from the one to the other that was not taken, which
+    /// counts where rights are taken away.
+    pub vouches: bool,
+}
+
+impl From<&str> for Issuer {
+    /// One that vouches.
+    fn from(name: &str) -> Issuer {
+        Issuer {
+            name: name.into(),
+            vouches: true,
+        }
+    }
+}
 
 impl Pattern {
     /// How a caller compares with it.
@@ -154,7 +174,14 @@ impl CertificatePattern {
             }
             Part::Sha256 => exactly(self.sha256? == certificate.sha256),
             Part::SpkiSha256 => exactly(self.spki_sha256? == certificate.spki_sha256),
-            Part::IssuedBy => exactly(issuers.contains(self.issued_by.as_ref()?)),
+            Part::IssuedBy => {
+                let wanted = self.issued_by.as_ref()?;
+                match issuers.iter().find(|issuer| issuer.name == *wanted) {
+                    Some(issuer) if issuer.vouches => Fit::Equal,
+                    Some(_) => Fit::Ambiguous,
+                    None => Fit::Different,
+                }
+            }
         })
     }
 
@@ -218,7 +245,10 @@ impl Part {
             Part::Serial => vec![certificate.serial.clone()],
             Part::Sha256 => vec![hex(certificate.sha256)],
             Part::SpkiSha256 => vec![hex(certificate.spki_sha256)],
-            Part::IssuedBy => issuers.iter().map(|name| name.to_string()).collect(),
+            Part::IssuedBy => {
+                let vouching = issuers.iter().filter(|issuer| issuer.vouches);
+                vouching.map(|issuer| issuer.name.to_string()).collect()
+            }
         }
     }
 }

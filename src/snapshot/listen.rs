@@ -1,19 +1,20 @@
 //! `[listen]` and `[[listen]]`: addresses and TLS.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::config::Loaded;
 use crate::config::file::{self, ClientCa, ClientCaTable, ClientCertificate, Key, Role, Tables};
 use crate::policy::Policy;
 use crate::policy::identity::Identity;
-use crate::policy::pattern::{CertificatePattern, Fit, Pattern};
-use crate::tls::verifier::{self, ClientVerifier, Trusted};
+use crate::policy::pattern::{CertificatePattern, Fit, Issuer, Pattern};
+use crate::tls::lists::{ReadList, Terms};
+use crate::tls::verifier::{self, Accepted, ClientVerifier, Trusted};
 use crate::tls::{self, identity, pem};
 
 use super::report::Report;
@@ -66,11 +67,11 @@ impl Listen {
 
 impl Security {
     /// Whether a caller who shows this chain, leaf first, or none at all, is accepted: in the handshake, and again after
-    /// a reload. Gives the names of the entries of `client-ca` that vouch for it.
+    /// a reload.
     ///
     /// # Errors
     /// Why not, for people.
-    pub fn accept(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Vec<Arc<str>>, String> {
+    pub fn accept(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Accepted, String> {
         match (self, chain.split_first()) {
             (Security::Tls { verifier, .. }, Some((leaf, intermediates))) => verifier
                 .verify(leaf, intermediates, now)
@@ -78,13 +79,13 @@ impl Security {
             (Security::Tls { verifier, .. }, None) if verifier.is_mandatory() => {
                 Err("a client certificate is required".to_owned())
             }
-            (Security::Tls { .. } | Security::Clear, None) => Ok(Vec::new()),
+            (Security::Tls { .. } | Security::Clear, None) => Ok(Accepted::ANONYMOUS),
             (Security::Clear, Some(_)) => Err("without TLS no certificate is taken".to_owned()),
         }
     }
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "address",
     "tls",
     "certificate",
@@ -92,6 +93,8 @@ const KEYS: [&str; 9] = [
     "client-ca",
     "client-crl",
     "client-crl-expired",
+    "client-crl-missing",
+    "client-ca-expired",
     "client-certificate",
     "drain-timeout",
 ];
@@ -105,11 +108,12 @@ pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> Vec<Lis
         report.add_with_hint("listen", "is empty", hint);
     }
     let mut listeners: Vec<Listen> = Vec::new();
+    let mut lists = ListFiles::default();
     for (at, table) in tables {
         let Some(table) = report.value(table, &at) else {
             continue;
         };
-        let Some(mut listen) = compile_one(loaded, table, &at, policy, report) else {
+        let Some(mut listen) = compile_one(loaded, &mut lists, table, &at, policy, report) else {
             continue;
         };
         let address = listen.id.address;
@@ -125,9 +129,10 @@ pub fn compile(loaded: &Loaded, policy: &Policy, report: &mut Report) -> Vec<Lis
     listeners
 }
 
-fn compile_one(
-    loaded: &Loaded,
-    table: &file::Listen,
+fn compile_one<'a>(
+    loaded: &'a Loaded,
+    lists: &mut ListFiles<'a>,
+    table: &'a file::Listen,
     at: &str,
     policy: &Policy,
     report: &mut Report,
@@ -143,7 +148,7 @@ fn compile_one(
     let security = if report.value(&table.tls, &key("tls")) == Some(&false) {
         clear(table, at, report)
     } else {
-        tls(loaded, table, at, policy, &mut expiries, report)
+        tls(loaded, lists, table, at, policy, &mut expiries, report)
     };
     Some(Listen {
         id: ListenerId {
@@ -163,6 +168,8 @@ fn clear(table: &file::Listen, at: &str, report: &mut Report) -> Option<Security
         ("client-ca", table.client_ca != Key::Absent),
         ("client-crl", table.client_crl != Key::Absent),
         ("client-crl-expired", table.client_crl_expired != Key::Absent),
+        ("client-crl-missing", table.client_crl_missing != Key::Absent),
+        ("client-ca-expired", table.client_ca_expired != Key::Absent),
         ("client-certificate", table.client_certificate != Key::Absent),
     ];
     let given: Vec<_> = given.into_iter().filter(|(_, is_given)| *is_given).collect();
@@ -176,9 +183,10 @@ fn clear(table: &file::Listen, at: &str, report: &mut Report) -> Option<Security
     given.is_empty().then_some(Security::Clear)
 }
 
-fn tls(
-    loaded: &Loaded,
-    table: &file::Listen,
+fn tls<'a>(
+    loaded: &'a Loaded,
+    lists: &mut ListFiles<'a>,
+    table: &'a file::Listen,
     at: &str,
     policy: &Policy,
     expiries: &mut Vec<(String, i64)>,
@@ -201,15 +209,26 @@ fn tls(
         note_expiry("server", leaf, expiries);
     }
     let trusted = trusted(loaded, table, &key("client-ca"), mode, expiries, report);
-    let crls = revocation_lists(loaded, table, &key("client-crl"), report);
-    let expired = report.value(&table.client_crl_expired, &key("client-crl-expired"));
-    let expired = expired.copied().unwrap_or_default();
+    let lists = lists.of(loaded, table, &key("client-crl"), report);
+    let terms = Terms {
+        expired: or_default(&table.client_crl_expired, &key("client-crl-expired"), report),
+        missing: or_default(&table.client_crl_missing, &key("client-crl-missing"), report),
+    };
+    let expired = or_default(&table.client_ca_expired, &key("client-ca-expired"), report);
 
     let is_named = |trusted: &Trusted| is_named(policy, trusted);
-    let crls = crls?;
-    let verifier = ClientVerifier::new(&trusted?, &crls, mode == ClientCertificate::Required, &is_named)
-        .and_then(|verifier| verifier.expired_lists(&crls, expired));
-    let verifier = Arc::new(report.ok(verifier, &key("client-ca"))?);
+    let (trusted, lists) = (trusted?, lists?);
+    let verifier = ClientVerifier::new(&trusted, mode == ClientCertificate::Required, &is_named);
+    let verifier = report.ok(verifier, &key("client-ca"))?;
+    let verifier = match verifier.with_lists(&lists, terms) {
+        Ok(verifier) => Arc::new(verifier.with_expired_authorities(expired)),
+        Err(errors) => {
+            for error in errors {
+                report.add(key("client-crl"), error);
+            }
+            return None;
+        }
+    };
     let config = tls::server_config(chain?, &*private?, Arc::clone(&verifier)).map_err(|error| {
         let name = |key: &Key<String>| match key {
             Key::Good(file) => file.clone(),
@@ -229,7 +248,7 @@ fn is_named(policy: &Policy, trusted: &Trusted) -> bool {
     let Ok(certificate) = identity::read(&trusted.der) else {
         return false;
     };
-    let issuers: Vec<_> = trusted.name.iter().cloned().collect();
+    let issuers: Vec<Issuer> = trusted.name.iter().map(|name| Issuer::from(&**name)).collect();
     policy.rules().iter().any(|rule| match &rule.pattern {
         Pattern::Certificate(pattern) => {
             let of_an_authority = CertificatePattern {
@@ -364,24 +383,55 @@ pub fn authority_names(loaded: &Loaded) -> BTreeSet<&str> {
         .collect()
 }
 
-fn revocation_lists(
-    loaded: &Loaded,
-    table: &file::Listen,
-    name: &str,
-    report: &mut Report,
-) -> Option<Vec<CertificateRevocationListDer<'static>>> {
-    let mut lists = Vec::new();
-    let mut complete = true;
-    for file in report.value(&table.client_crl, name).into_iter().flatten() {
-        let read = loaded
-            .content(file)
-            .and_then(|bytes| pem::revocation_lists(bytes).map_err(|error| format!("`{file}` {error}")));
-        match report.ok(read, name) {
-            Some(more) => lists.extend(more),
-            None => complete = false,
+fn or_default<T: Copy + Default>(key: &Key<T>, name: &str, report: &mut Report) -> T {
+    report.value(key, name).copied().unwrap_or_default()
+}
+
+/// The revocation lists of the files that were read so far, each once for all listeners: they may be large.
+#[derive(Default)]
+struct ListFiles<'a>(BTreeMap<&'a str, Result<Vec<ReadList>, Vec<String>>>);
+
+impl<'a> ListFiles<'a> {
+    /// The lists of a listener.
+    fn of(
+        &mut self,
+        loaded: &'a Loaded,
+        table: &'a file::Listen,
+        name: &str,
+        report: &mut Report,
+    ) -> Option<Vec<ReadList>> {
+        let mut all = Vec::new();
+        let mut complete = true;
+        for file in report.value(&table.client_crl, name).into_iter().flatten() {
+            match self.0.entry(file).or_insert_with_key(|file| read_lists(loaded, file)) {
+                Ok(lists) => all.extend(lists.iter().cloned()),
+                Err(errors) => {
+                    complete = false;
+                    for error in errors {
+                        report.add(name, error.clone());
+                    }
+                }
+            }
+        }
+        complete.then_some(all)
+    }
+}
+
+/// The lists of a file.
+///
+/// # Errors
+/// What is wrong with each of them.
+fn read_lists(loaded: &Loaded, file: &str) -> Result<Vec<ReadList>, Vec<String>> {
+    let lists = loaded.content(file).map_err(|error| vec![error])?;
+    let lists = pem::revocation_lists(lists).map_err(|error| vec![format!("`{file}` {error}")])?;
+    let (mut read, mut errors) = (Vec::new(), Vec::new());
+    for list in lists {
+        match ReadList::new(list, file) {
+            Ok(list) => read.push(list),
+            Err(error) => errors.push(format!("`{file}` {error}")),
         }
     }
-    complete.then_some(lists)
+    if errors.is_empty() { Ok(read) } else { Err(errors) }
 }
 
 fn note_expiry(role: &str, der: &CertificateDer<'_>, expiries: &mut Vec<(String, i64)>) {

@@ -7,6 +7,7 @@ use moka::sync::Cache;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::seconds;
+use super::verifier::Accepted;
 
 /// Chains that are remembered. The least used goes first.
 const MOST: u64 = 4096;
@@ -19,10 +20,9 @@ pub(super) struct Chains(Cache<Key, Known>);
 
 #[derive(Clone)]
 struct Known {
-    names: Arc<[Arc<str>]>,
-    /// The first second in which it was found good, and the last in which that holds.
+    accepted: Arc<Accepted>,
+    /// The first second in which it was found good.
     from: i64,
-    until: i64,
 }
 
 impl Chains {
@@ -30,10 +30,13 @@ impl Chains {
         Chains(Cache::new(MOST))
     }
 
-    /// What tells a chain from all others: every byte of it, and where each certificate ends.
-    pub(super) fn key(chain: &[&CertificateDer<'_>]) -> Key {
+    /// What tells a chain from all others: every byte of it, and where each certificate ends. The order of what stands beside
+    /// the leaf does not matter: else one chain could be verified anew in each of many orders.
+    pub(super) fn key(leaf: &CertificateDer<'_>, others: &[CertificateDer<'_>]) -> Key {
+        let mut others: Vec<_> = others.iter().collect();
+        others.sort_unstable_by(|one, other| one.as_ref().cmp(other.as_ref()));
         let mut context = Context::new(&SHA256);
-        for certificate in chain {
+        for certificate in [leaf].into_iter().chain(others) {
             context.update(&certificate.len().to_le_bytes());
             context.update(certificate);
         }
@@ -42,19 +45,18 @@ impl Chains {
         key
     }
 
-    /// Who vouches for a chain that was accepted, where that holds still; the clock may have been set back.
-    pub(super) fn find(&self, key: &Key, now: UnixTime) -> Option<Vec<Arc<str>>> {
+    /// What is known of a chain that was accepted, where that holds still; the clock may have been set back.
+    pub(super) fn find(&self, key: &Key, now: UnixTime) -> Option<Accepted> {
         let known = self.0.get(key)?;
         let now = seconds(now);
-        (known.from <= now && now < known.until).then(|| known.names.to_vec())
+        (known.from <= now && now < known.accepted.until).then(|| (*known.accepted).clone())
     }
 
-    /// Notes that a chain is accepted, which is so until `until`, in seconds since 1970.
-    pub(super) fn note(&self, key: Key, names: &[Arc<str>], now: UnixTime, until: i64) {
+    /// Notes that a chain is accepted.
+    pub(super) fn note(&self, key: Key, accepted: &Accepted, now: UnixTime) {
         let known = Known {
-            names: names.into(),
+            accepted: Arc::new(accepted.clone()),
             from: seconds(now),
-            until,
         };
         self.0.insert(key, known);
     }
@@ -71,14 +73,26 @@ mod tests {
         let [one, two, both] = [&b"ab"[..], b"c", b"abc"].map(CertificateDer::from);
         let chains = Chains::new();
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-        let key = Chains::key(&[&one, &two]);
-        chains.note(key, &["ci".into()], at(100), 200);
-        assert_eq!(chains.find(&key, at(100)), Some(vec!["ci".into()]));
+        let key = Chains::key(&one, std::slice::from_ref(&two));
+        let accepted = Accepted {
+            issuers: vec!["ci".into()],
+            until: 200,
+            end: 300,
+        };
+        chains.note(key, &accepted, at(100));
+        assert_eq!(chains.find(&key, at(100)), Some(accepted));
         assert!(chains.find(&key, at(199)).is_some());
         assert!(chains.find(&key, at(200)).is_none());
         assert!(chains.find(&key, at(99)).is_none());
-        for other in [&[&both][..], &[&one], &[&two, &one], &[&one, &two, &two]] {
-            assert!(chains.find(&Chains::key(other), at(100)).is_none());
+        for (leaf, others) in [
+            (&both, vec![]),
+            (&one, vec![]),
+            (&two, vec![one.clone()]),
+            (&one, vec![two.clone(), two.clone()]),
+        ] {
+            assert!(chains.find(&Chains::key(leaf, &others), at(100)).is_none());
         }
+        let (there, back) = ([two.clone(), both.clone()], [both, two]);
+        assert_eq!(Chains::key(&one, &there), Chains::key(&one, &back));
     }
 }

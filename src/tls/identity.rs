@@ -94,7 +94,25 @@ pub fn usage(certificate: &X509Certificate<'_>) -> Usage {
     }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+/// The identifier of a certificate's own key (RFC 5280, 4.2.1.2).
+pub(crate) fn key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    let mut extensions = certificate.iter_extensions();
+    extensions.find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(key) => Some(key.0),
+        _ => None,
+    })
+}
+
+/// The identifier of the key that signed a certificate, as it says so itself (RFC 5280, 4.2.1.1).
+pub(crate) fn issuer_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    let mut extensions = certificate.iter_extensions();
+    extensions.find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => authority.key_identifier.as_ref().map(|key| key.0),
+        _ => None,
+    })
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut sum = [0; 32];
     sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
     sum

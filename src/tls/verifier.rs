@@ -5,35 +5,46 @@
 //! certificates which webpki refuses as end entities (CA:TRUE), and because X.509 v1 certificates are still around.
 //! Both ways check the validity dates, the revocation lists and the signature of the handshake.
 //!
-//! Entries of `client-ca` may have names, and rules may ask which of them vouch for a certificate. The authorities of
-//! each name are a set of roots of their own, and a chain is verified against every set: whether `ci` vouches for a
-//! certificate depends on the keys of `ci` alone, and not on the order of entries. A chain ends at the first authority
-//! of `client-ca` in it: where `dev` is an authority below `ci` and both are named, `ci` does not vouch for what `dev`
-//! issued, whatever a client shows beside its certificate.
+//! Entries of `client-ca` may have names, and rules may ask which of them vouch for a certificate: whether `ci` vouches for
+//! it depends on the keys of `ci` alone, and not on the order of entries. A chain ends at the first authority of `client-ca`
+//! in it: where `dev` is an authority below `ci` and both are named, `ci` does not vouch for what `dev` issued, whatever a
+//! client shows beside its certificate. What takes rights away asks for more: each entry from which the certificate comes by
+//! any way, so that nobody gets round it by what it shows.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod authorities;
+mod paths;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{
-    CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
 };
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::chains::Chains;
+use super::der::Signed;
 use super::identity::{self, Usage};
-use super::lists::Lists;
-use super::seconds;
-use crate::config::file::{ExpiredLists, Role};
+use super::lists::{Lists, ReadList, SignedBy, Signer, Subject, Terms};
+use super::refusal::Refusal;
+use super::{seconds, signature};
+use crate::config::file::{ExpiredAuthorities, Role};
 use crate::policy::identity::printable;
+use crate::policy::pattern::Issuer;
+use authorities::Authorities;
+use paths::{Path, Shown};
+
+/// As many certificates are taken of a client, its own among them.
+pub const MOST_CERTIFICATES: usize = 8;
+
+/// As many bytes may they have together.
+pub const MOST_BYTES: usize = 32 << 10;
 
 /// A certificate of `client-ca`.
 #[derive(Clone, Debug)]
@@ -46,29 +57,56 @@ pub struct Trusted {
     pub name: Option<Arc<str>>,
 }
 
-/// The authorities that share a name, or have none.
-struct Named {
-    name: Option<Arc<str>>,
-    roots: Arc<dyn ClientCertVerifier>,
+/// A chain that is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The entries of `client-ca` that the certificate comes from.
+    pub issuers: Vec<Issuer>,
+    /// The last second in which all of this holds, in seconds since 1970: then it must be asked again.
+    pub until: i64,
+    /// The last second in which the chain is accepted at all, in seconds since 1970, if nothing else changes.
+    pub end: i64,
 }
 
-/// The issuer's name in DER, and the serial number without leading zeros.
-type IssuerAndSerial = (Vec<u8>, Vec<u8>);
+impl Accepted {
+    /// For callers without a certificate, where they may be.
+    pub const ANONYMOUS: Accepted = Accepted {
+        issuers: Vec::new(),
+        until: i64::MAX,
+        end: i64::MAX,
+    };
+}
+
+/// A certificate that is trusted itself.
+struct Pinned {
+    /// The names of its entries.
+    names: Vec<Arc<str>>,
+    subject: Subject,
+    signer: PinnedSigner,
+}
+
+/// Who signed a certificate that is trusted itself.
+enum PinnedSigner {
+    /// Its own key, if anybody: nobody else could revoke it.
+    Itself(Vec<u8>),
+    /// Another key of `client-ca`.
+    Known(Vec<u8>),
+    /// Somebody of whom nothing is known but what the certificate says: the name in DER, and the identifier of the key.
+    Named(Vec<u8>, Option<Vec<u8>>),
+}
 
 /// The verifier of client certificates of one snapshot.
 pub struct ClientVerifier {
     provider: Arc<CryptoProvider>,
     mandatory: bool,
-    /// With the names of their entries.
-    pinned: HashMap<CertificateDer<'static>, Vec<Arc<str>>>,
+    pinned: HashMap<CertificateDer<'static>, Pinned>,
     /// Subjects of certificates that are trusted themselves and look like authorities, for a better word when one of
     /// them turns out to have issued a certificate.
     held_back: Vec<Vec<u8>>,
-    authorities: Vec<Named>,
-    /// Name and key of each of them.
-    anchors: HashSet<(Vec<u8>, Vec<u8>)>,
-    issuers: usize,
-    revoked: HashSet<IssuerAndSerial>,
+    authorities: Authorities,
+    expired_authorities: ExpiredAuthorities,
+    /// The keys of `client-ca`, each of which may have signed lists.
+    signers: Vec<Signer>,
     lists: Lists,
     /// What was accepted so far.
     chains: Chains,
@@ -76,28 +114,29 @@ pub struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// The verifier that trusts these certificates and applies these lists. `named` tells whether a rule of the policy
-    /// is about this very certificate.
+    /// The verifier that trusts these certificates, and knows no revocation list yet. `named` tells whether a rule of the
+    /// policy is about this very certificate.
     ///
     /// A certificate with CA:TRUE and no keyUsage may be an authority or a client's own, and nothing in it tells which.
     /// It is taken for an authority only when it stands alone and no rule names it: beside others, the holder of one
     /// client's key could issue certificates with the name of another. `role` overrides.
     ///
     /// # Errors
-    /// Text for people: a certificate or a list that can't be used.
+    /// Text for people: a certificate that can't be used.
     pub fn new(
         trusted: &[Trusted],
-        crls: &[CertificateRevocationListDer<'static>],
         mandatory: bool,
         named: &dyn Fn(&Trusted) -> bool,
     ) -> Result<ClientVerifier, String> {
         let is_alone = trusted
             .iter()
             .all(|entry| Some(&entry.der) == trusted.first().map(|first| &first.der));
-        let mut roots: BTreeMap<Option<Arc<str>>, RootCertStore> = BTreeMap::new();
-        let mut pinned: HashMap<_, Vec<Arc<str>>> = HashMap::new();
+        let provider = super::provider();
+        let algorithms = provider.signature_verification_algorithms;
+        let mut authorities = Authorities::default();
+        let mut pinned: HashMap<CertificateDer<'static>, Vec<Arc<str>>> = HashMap::new();
         let mut held_back = Vec::new();
-        let mut anchors = HashSet::new();
+        let mut signers = Vec::new();
         let mut warnings = Vec::new();
         for entry in trusted {
             let certificate = identity::parse(&entry.der).map_err(|error| error.to_string())?;
@@ -122,61 +161,76 @@ impl ClientVerifier {
                     "a rule is about `{subject}` of client-ca, which may also issue certificates: if it is a client's own, write {{ file = \"..\", role = \"client\" }}"
                 ));
             }
+            let name = certificate.subject().as_raw();
+            let is_its_own = certificate.issuer().as_raw() == name;
+            signers.push(Signer {
+                key: certificate.public_key().raw.to_vec(),
+                key_id: identity::key_id(&certificate).map(<[u8]>::to_vec),
+                authority: (issues || is_its_own).then(|| name.to_vec()),
+            });
             if issues {
-                anchors.insert(name_and_key(&certificate));
-                roots
-                    .entry(entry.name.clone())
-                    .or_insert_with(RootCertStore::empty)
-                    .add(entry.der.clone())
+                authorities
+                    .add(&entry.der, &certificate, entry.name.clone(), &provider)
                     .map_err(|error| format!("`{subject}` can't be used as an authority: {error}"))?;
             } else {
-                held_back.push(certificate.subject().as_raw().to_vec());
+                held_back.push(name.to_vec());
             }
             if entry.role != Some(Role::Authority) {
                 pinned.entry(entry.der.clone()).or_default().extend(entry.name.clone());
             }
         }
-        let provider = super::provider();
-        let mut authorities = Vec::new();
-        let mut issuers = 0;
-        for (name, roots) in roots {
-            issuers += if name.is_some() { 1 } else { roots.len() };
-            let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .with_crls(crls.iter().cloned())
-                // A list of one authority says nothing about the certificates of another.
-                .allow_unknown_revocation_status();
-            authorities.push(Named {
-                name,
-                roots: builder.build().map_err(|error| error.to_string())?,
-            });
-        }
+        authorities.link(&algorithms);
+        let pinned = pinned.into_iter().map(|(der, names)| {
+            let pinned = Pinned::new(&der, names, &signers, &algorithms)?;
+            Ok((der, pinned))
+        });
         Ok(ClientVerifier {
+            pinned: pinned
+                .collect::<Result<_, identity::NotX509>>()
+                .map_err(|error| error.to_string())?,
+            lists: Lists::default(),
             provider,
             mandatory,
-            pinned,
             held_back,
             authorities,
-            anchors,
-            issuers,
-            revoked: revoked_serials(crls)?,
-            lists: Lists::default(),
+            expired_authorities: ExpiredAuthorities::default(),
+            signers,
             chains: Chains::new(),
-            warnings: [warnings, crl_warnings(trusted, crls)?].concat(),
+            warnings,
         })
     }
 
-    /// What becomes of the certificates of an authority whose lists have ended.
+    /// The same with these revocation lists.
     ///
     /// # Errors
-    /// Text for people: a list that can't be used.
-    pub fn expired_lists(
-        mut self,
-        crls: &[CertificateRevocationListDer<'static>],
-        expired: ExpiredLists,
-    ) -> Result<ClientVerifier, String> {
-        self.lists = Lists::new(crls, expired)?;
-        self.warnings.extend(self.lists.warnings());
+    /// Text for people, for each list that can't be used.
+    pub fn with_lists(mut self, lists: &[ReadList], terms: Terms) -> Result<ClientVerifier, Vec<String>> {
+        self.lists = Lists::new(lists, &self.signers, terms)?;
+        let is_named = |issuer: &[u8]| {
+            let mut pinned = self.pinned.values();
+            pinned.any(|pinned| matches!(&pinned.signer, PinnedSigner::Named(name, _) if name == issuer))
+        };
+        self.warnings.extend(self.lists.warnings(&is_named));
         Ok(self)
+    }
+
+    /// The same, with what becomes of the certificates of an authority that is not valid any more.
+    pub fn with_expired_authorities(mut self, expired: ExpiredAuthorities) -> ClientVerifier {
+        let now = crate::live::now();
+        let roots = self.authorities.iter().flat_map(|authority| &authority.certificates);
+        for root in roots.filter(|root| root.validity.1 < now) {
+            let subject = &root.subject;
+            self.warnings.push(match expired {
+                ExpiredAuthorities::Refuse => format!(
+                    "the authority `{subject}` of client-ca has expired, and every certificate that it issued is refused: get the next one, or write `client-ca-expired = \"tolerate\"`"
+                ),
+                ExpiredAuthorities::Tolerate => format!(
+                    "the authority `{subject}` of client-ca has expired, and what it issued goes on being accepted (`client-ca-expired`)"
+                ),
+            });
+        }
+        self.expired_authorities = expired;
+        self
     }
 
     /// The revocation lists.
@@ -184,13 +238,7 @@ impl ClientVerifier {
         &self.lists
     }
 
-    /// When a chain that is accepted now ends to be because a revocation list ends, in seconds since 1970.
-    pub fn list_end_for(&self, chain: &[CertificateDer<'_>]) -> Option<i64> {
-        self.lists.end_for(&chain.iter().collect::<Vec<_>>())
-    }
-
-    /// Verifies a chain as it was shown, leaf first: in the handshake, and again after a reload. Gives the names of the
-    /// entries of `client-ca` that vouch for it: those of its authority, and those of the certificate itself.
+    /// Verifies a chain as it was shown, leaf first: in the handshake, and again after a reload.
     ///
     /// # Errors
     /// Why it is not accepted, as rustls names it.
@@ -199,26 +247,22 @@ impl ClientVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Vec<Arc<str>>, Error> {
-        let chain: Vec<_> = [end_entity].into_iter().chain(intermediates).collect();
-        let key = Chains::key(&chain);
-        if let Some(names) = self.chains.find(&key, now) {
-            return Ok(names);
+    ) -> Result<Accepted, Error> {
+        // Before anything else is done for somebody who is not known.
+        let (certificates, bytes) = (
+            intermediates.len() + 1,
+            intermediates.iter().map(|der| der.len()).sum::<usize>() + end_entity.len(),
+        );
+        if certificates > MOST_CERTIFICATES || bytes > MOST_BYTES {
+            return Err(Refusal::TooLong { certificates, bytes }.into());
         }
-        let names = self.verify_chain(end_entity, intermediates, now)?;
-        self.lists.check(&chain, now)?;
-        self.chains.note(key, &names, now, self.end(&chain));
-        Ok(names)
-    }
-
-    /// The last second in which all of a chain holds that holds now, with the lists that it needs.
-    fn end(&self, chain: &[&CertificateDer<'_>]) -> i64 {
-        let not_after = |der: &&CertificateDer<'_>| match identity::parse(der) {
-            Ok(certificate) => certificate.validity().not_after.timestamp(),
-            Err(_) => i64::MIN,
-        };
-        let ends = chain.iter().map(not_after).chain(self.lists.end_for(chain));
-        ends.min().unwrap_or(i64::MIN)
+        let key = Chains::key(end_entity, intermediates);
+        if let Some(accepted) = self.chains.find(&key, now) {
+            return Ok(accepted);
+        }
+        let accepted = self.verify_chain(end_entity, intermediates, now)?;
+        self.chains.note(key, &accepted, now);
+        Ok(accepted)
     }
 
     fn verify_chain(
@@ -226,46 +270,127 @@ impl ClientVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Vec<Arc<str>>, Error> {
-        let certificate = identity::parse(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-        // What can't be read later, when a rule asks for a name, is not let in now.
-        identity::read(end_entity).map_err(|_| CertificateError::BadEncoding)?;
-        let key = (certificate.issuer().as_raw().to_vec(), serial(certificate.raw_serial()));
-        if self.revoked.contains(&key) {
-            return Err(CertificateError::Revoked.into());
+    ) -> Result<Accepted, Error> {
+        let shown = Shown::read(end_entity, intermediates, &self.authorities);
+        let mut shown = shown.map_err(|_| CertificateError::BadEncoding)?;
+        shown.find_signers(&self.provider.signature_verification_algorithms)?;
+        let certificate = &shown.node(0).certificate;
+        let mut vouching: Vec<Arc<str>> = Vec::new();
+        let mut ends = Vec::new();
+        let mut error = None;
+        if let Some(pinned) = self.pinned.get(end_entity) {
+            ends.push(self.check_pinned(pinned, certificate, now)?);
+            vouching.extend(pinned.names.iter().cloned());
         }
-        let mut vouch = Vec::new();
-        let mut accepted = false;
-        let mut error = Error::from(CertificateError::UnknownIssuer);
-        if let Some(names) = self.pinned.get(end_entity) {
-            check_dates(&certificate, now)?;
-            accepted = true;
-            vouch.extend(names.iter().cloned());
-        }
-        let between: Vec<_> = intermediates
-            .iter()
-            .filter(|der| !self.is_anchor(der) && may_issue(der))
-            .cloned()
-            .collect();
-        for authority in &self.authorities {
-            match authority.roots.verify_client_cert(end_entity, &between, now) {
-                Ok(_) => {
-                    accepted = true;
-                    vouch.extend(authority.name.clone());
+        for path in shown.paths() {
+            match self.check_path(&shown, &path, now) {
+                Ok((names, end)) => {
+                    ends.push(end);
+                    vouching.extend(names);
                 }
-                // What an authority says that knows it is more than that another one does not.
-                Err(reason) if error == CertificateError::UnknownIssuer.into() => error = reason,
-                Err(_) => {}
+                Err(reason) => error = error.or(Some(reason)),
             }
         }
-        if accepted {
-            return Ok(vouch);
+        let (Some(until), Some(end)) = (ends.iter().copied().min(), ends.iter().copied().max()) else {
+            return Err(error.unwrap_or_else(|| self.unknown_issuer(&shown)));
+        };
+        // What can't be read later, when a rule asks for a name, is not let in now.
+        identity::read(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        Ok(Accepted {
+            issuers: issuers(vouching, &shown),
+            until,
+            end,
+        })
+    }
+
+    /// Whether a certificate that is trusted itself is good, and its last second.
+    fn check_pinned(&self, pinned: &Pinned, certificate: &X509Certificate<'_>, now: UnixTime) -> Result<i64, Error> {
+        let by = match &pinned.signer {
+            PinnedSigner::Itself(key) if self.lists.are_of(key) => SignedBy::Known(key),
+            PinnedSigner::Itself(_) => return check_dates(certificate, now),
+            PinnedSigner::Known(key) => SignedBy::Known(key),
+            PinnedSigner::Named(name, key_id) => SignedBy::Named {
+                name,
+                key_id: key_id.as_deref(),
+            },
+        };
+        let list = self.lists.check(&pinned.subject, by, now)?;
+        Ok(earlier(check_dates(certificate, now)?, list))
+    }
+
+    /// Whether all of a path is good: the names of the entries that vouch for it, and its last second.
+    fn check_path(&self, shown: &Shown<'_>, path: &Path, now: UnixTime) -> Result<(Vec<Arc<str>>, i64), Error> {
+        let Some(authority) = shown.authority(path.authority) else {
+            return Err(CertificateError::UnknownIssuer.into());
+        };
+        let (leaf, between) = (shown.node(0), path.nodes.get(1..).unwrap_or_default());
+        let between: Vec<CertificateDer<'_>> = between
+            .iter()
+            .map(|index| CertificateDer::from(&**shown.node(*index).der))
+            .collect();
+        let (mut names, mut ends) = (Vec::new(), Vec::new());
+        let mut error = None;
+        for root in &authority.certificates {
+            let verified = root.verifier.verify_client_cert(leaf.der, &between, now);
+            match verified.and_then(|_| self.check_root(root, now)) {
+                Ok(end) => {
+                    names.extend(root.name.clone());
+                    ends.push(end);
+                }
+                Err(reason) => error = error.or(Some(reason)),
+            }
         }
-        let issuer = certificate.issuer().as_raw();
-        if error == CertificateError::UnknownIssuer.into() && self.held_back.iter().any(|subject| subject == issuer) {
-            return Err(CertificateError::Other(OtherError(Arc::new(IssuerIsClient))).into());
+        // Of several certificates of one authority the last to end.
+        let Some(mut end) = ends.into_iter().max() else {
+            return Err(error.unwrap_or(CertificateError::UnknownIssuer.into()));
+        };
+        for (place, index) in path.nodes.iter().enumerate() {
+            let certificate = &shown.node(*index).certificate;
+            let by = match path.nodes.get(place + 1) {
+                Some(above) => {
+                    let above = &shown.node(*above).certificate;
+                    SignedBy::Shown {
+                        key: above.public_key().raw,
+                        key_id: identity::key_id(above),
+                    }
+                }
+                None => SignedBy::Known(&authority.key),
+            };
+            let list = self.lists.check(&Subject::of(certificate), by, now);
+            let list = list.map_err(|error| match (place, error) {
+                (1.., Error::InvalidCertificate(CertificateError::Revoked)) => {
+                    Refusal::AuthorityRevoked(printable(&certificate.subject().to_string())).into()
+                }
+                (_, error) => error,
+            })?;
+            end = earlier(end.min(certificate.validity().not_after.timestamp()), list);
         }
-        Err(error)
+        Ok((names, end))
+    }
+
+    /// Whether a certificate of an authority is valid, as far as it must be, and its last second.
+    fn check_root(&self, root: &authorities::Root, now: UnixTime) -> Result<i64, Error> {
+        if self.expired_authorities == ExpiredAuthorities::Tolerate {
+            return Ok(i64::MAX);
+        }
+        let (begin, end) = root.validity;
+        match seconds(now) {
+            now if now < begin => Err(Refusal::AuthorityNotYetValid(root.subject.clone()).into()),
+            now if now > end => Err(Refusal::AuthorityExpired(root.subject.clone()).into()),
+            _ => Ok(end),
+        }
+    }
+
+    /// Why nobody is known who issued a certificate.
+    fn unknown_issuer(&self, shown: &Shown<'_>) -> Error {
+        let issuer = shown.node(0).certificate.issuer().as_raw();
+        if shown.is_forged {
+            CertificateError::BadSignature.into()
+        } else if self.held_back.iter().any(|subject| subject == issuer) {
+            Refusal::IssuerIsClient.into()
+        } else {
+            CertificateError::UnknownIssuer.into()
+        }
     }
 
     /// What an administrator should look at.
@@ -281,22 +406,17 @@ impl ClientVerifier {
     /// How many authorities could each write any name into a certificate, as far as rules can tell them apart: those of
     /// one name are one.
     pub fn issuers(&self) -> usize {
-        self.issuers
+        self.authorities.issuers()
     }
 
     /// Whether an authority, of this name where there is one, could issue certificates.
     pub fn issues_for(&self, name: Option<&Arc<str>>) -> bool {
-        let mut authorities = self.authorities.iter();
-        authorities.any(|authority| name.is_none() || authority.name.as_ref() == name)
+        self.authorities.issues_for(name)
     }
 
     /// The certificates that are trusted themselves, with the names of their entries.
     pub fn pinned(&self) -> impl Iterator<Item = (&CertificateDer<'static>, &[Arc<str>])> {
-        self.pinned.iter().map(|(der, names)| (der, names.as_slice()))
-    }
-
-    fn is_anchor(&self, der: &CertificateDer<'_>) -> bool {
-        identity::parse(der).is_ok_and(|certificate| self.anchors.contains(&name_and_key(&certificate)))
+        self.pinned.iter().map(|(der, pinned)| (der, pinned.names.as_slice()))
     }
 
     fn public_key<'a>(&self, certificate: &'a CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'a>, Error> {
@@ -305,18 +425,48 @@ impl ClientVerifier {
     }
 }
 
-/// Whether a certificate between a leaf and its root may issue, as far as it says so itself. webpki does not look at
-/// keyUsage there (RFC 5280, 6.1.4 (n)): the holder of one that is only for signatures could name anybody.
-fn may_issue(der: &CertificateDer<'_>) -> bool {
-    identity::parse(der).is_ok_and(|certificate| identity::usage(&certificate) != Usage::EndEntity)
+impl Pinned {
+    fn new(
+        der: &CertificateDer<'_>,
+        names: Vec<Arc<str>>,
+        signers: &[Signer],
+        algorithms: &WebPkiSupportedAlgorithms,
+    ) -> Result<Pinned, identity::NotX509> {
+        let certificate = identity::parse(der)?;
+        let (key, issuer) = (certificate.public_key().raw, certificate.issuer().as_raw());
+        let is_by = |key: &[u8]| Signed::read(der).is_ok_and(|signed| signature::is_by(algorithms, &signed, key));
+        let signer = if certificate.subject().as_raw() == issuer && is_by(key) {
+            PinnedSigner::Itself(key.to_vec())
+        } else if let Some(signer) = signers.iter().find(|signer| is_by(&signer.key)) {
+            PinnedSigner::Known(signer.key.clone())
+        } else {
+            let key_id = identity::issuer_key_id(&certificate);
+            PinnedSigner::Named(issuer.to_vec(), key_id.map(<[u8]>::to_vec))
+        };
+        Ok(Pinned {
+            names,
+            subject: Subject::of(&certificate),
+            signer,
+        })
+    }
 }
 
-/// A certificate whose issuer stands in `client-ca` as a client's own certificate.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "its issuer stands in `client-ca` as a client's own certificate; if it is an authority, write {{ file = \"..\", role = \"authority\" }}"
-)]
-struct IssuerIsClient;
+/// The entries that vouch for a certificate, and those from which it comes besides.
+fn issuers(mut vouching: Vec<Arc<str>>, shown: &Shown<'_>) -> Vec<Issuer> {
+    vouching.sort_unstable();
+    vouching.dedup();
+    let others = shown.leads_to().into_iter();
+    let others: Vec<_> = others
+        .filter(|name| !vouching.contains(name))
+        .map(|name| Issuer { name, vouches: false })
+        .collect();
+    let vouching = vouching.into_iter().map(|name| Issuer { name, vouches: true });
+    vouching.chain(others).collect()
+}
+
+fn earlier(end: i64, other: Option<i64>) -> i64 {
+    other.map_or(end, |other| end.min(other))
+}
 
 impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
@@ -412,6 +562,9 @@ impl fmt::Debug for ClientVerifier {
 pub fn reason(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(CertificateError::Other(other)) => other.to_string(),
+        Error::InvalidCertificate(CertificateError::UnknownRevocationStatus) => {
+            "no revocation list of its issuer covers it, and one must (`client-crl-missing`)".to_owned()
+        }
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             "it has expired".to_owned()
         }
@@ -440,11 +593,13 @@ pub fn label(error: &Error) -> &'static str {
         Error::PeerIncompatible(_) => "incompatible",
         Error::AlertReceived(_) => "alert",
         Error::InvalidCertificate(error) => match error {
+            CertificateError::UnknownRevocationStatus => "list-missing",
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not-yet-valid",
             CertificateError::Revoked => "revoked",
             CertificateError::ExpiredRevocationList => "list-expired",
-            CertificateError::UnknownIssuer | CertificateError::Other(_) => "unknown-issuer",
+            CertificateError::UnknownIssuer => "unknown-issuer",
+            CertificateError::Other(_) => Refusal::of(error).map_or("unknown-issuer", Refusal::label),
             CertificateError::BadSignature => "bad-signature",
             CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "wrong-purpose",
             _ => "invalid-certificate",
@@ -453,8 +608,8 @@ pub fn label(error: &Error) -> &'static str {
     }
 }
 
-/// RFC 5280, 4.1.2.5: both dates belong to the period.
-fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+/// The last second of a certificate that is valid now. RFC 5280, 4.1.2.5: both dates belong to the period.
+fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<i64, Error> {
     let now = seconds(now);
     let validity = certificate.validity();
     if now < validity.not_before.timestamp() {
@@ -463,56 +618,5 @@ fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), E
     if now > validity.not_after.timestamp() {
         return Err(CertificateError::Expired.into());
     }
-    Ok(())
-}
-
-pub(super) fn read_list<'a>(
-    crl: &'a CertificateRevocationListDer<'_>,
-) -> Result<CertificateRevocationList<'a>, String> {
-    match CertificateRevocationList::from_der(crl) {
-        Ok((_, list)) => Ok(list),
-        Err(_) => Err("has a revocation list that can't be read".to_owned()),
-    }
-}
-
-/// Lists that do not do what their administrator thinks.
-fn crl_warnings(trusted: &[Trusted], crls: &[CertificateRevocationListDer<'static>]) -> Result<Vec<String>, String> {
-    let mut warnings = Vec::new();
-    for crl in crls {
-        let list = read_list(crl)?;
-        let issuer = printable(&list.issuer().to_string());
-        let is_issuer = |entry: &Trusted| {
-            identity::parse(&entry.der)
-                .is_ok_and(|certificate| certificate.subject().as_raw() == list.issuer().as_raw())
-        };
-        if !trusted.iter().any(is_issuer) {
-            warnings.push(format!(
-                "the revocation list of `{issuer}` has no effect on what client-ca names: no certificate there has this name, byte for byte"
-            ));
-        }
-    }
-    Ok(warnings)
-}
-
-fn revoked_serials(crls: &[CertificateRevocationListDer<'static>]) -> Result<HashSet<IssuerAndSerial>, String> {
-    let mut revoked = HashSet::new();
-    for crl in crls {
-        let list = read_list(crl)?;
-        let issuer = list.issuer().as_raw();
-        for entry in list.iter_revoked_certificates() {
-            revoked.insert((issuer.to_vec(), serial(entry.raw_serial())));
-        }
-    }
-    Ok(revoked)
-}
-
-/// What makes two certificates of an authority the same to those that it issued.
-fn name_and_key(certificate: &X509Certificate<'_>) -> (Vec<u8>, Vec<u8>) {
-    let key = certificate.public_key().raw;
-    (certificate.subject().as_raw().to_vec(), key.to_vec())
-}
-
-/// A serial number without the leading zeros that DER or a sloppy issuer put before it.
-fn serial(raw: &[u8]) -> Vec<u8> {
-    raw.iter().copied().skip_while(|byte| *byte == 0).collect()
+    Ok(validity.not_after.timestamp())
 }

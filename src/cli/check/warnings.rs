@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::neighbours;
 use crate::policy::identity::Identity;
 use crate::policy::kindness::{DeniedPush, PushProbe};
-use crate::policy::pattern::{Fit, Part, Pattern};
+use crate::policy::pattern::{Fit, Issuer, Part, Pattern};
 use crate::policy::rights::{Right, Rights};
 use crate::policy::{Policy, Rule};
 use crate::snapshot::Snapshot;
@@ -168,7 +168,10 @@ fn matches_nobody(snapshot: &Snapshot, rule: &Rule) -> Option<String> {
 
 fn is_about(rule: &Rule, der: &[u8], names: &[Arc<str>]) -> bool {
     identity::read(der).is_ok_and(|certificate| {
-        let fit = rule.pattern.fit(&Identity::Certificate(Box::new(certificate)), names);
+        let issuers: Vec<Issuer> = names.iter().map(|name| Issuer::from(&**name)).collect();
+        let fit = rule
+            .pattern
+            .fit(&Identity::Certificate(Box::new(certificate)), &issuers);
         fit == Fit::Equal || fit == Fit::Ambiguous && !rule.deny.is_empty()
     })
 }

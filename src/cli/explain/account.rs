@@ -10,7 +10,7 @@ use crate::policy::identity::{Identity, printable};
 use crate::policy::instance::InstanceName;
 use crate::policy::kindness::Kindly;
 use crate::policy::method::{InstanceIn, Method, Service};
-use crate::policy::pattern::{Fit, Part, Pattern};
+use crate::policy::pattern::{Fit, Issuers, Part, Pattern};
 use crate::policy::rights::{Right, Rights};
 use crate::policy::{Because, Rule, Scope, Standing, Uris};
 use crate::proxy::verdict;
@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::listen::Listen;
 use crate::status::{Code, Rejection};
 use crate::tls::identity;
+use crate::tls::verifier::Accepted;
 
 /// A call as it is asked about.
 pub(super) struct Call<'a> {
@@ -36,7 +37,7 @@ pub(super) struct Account<'a> {
     pub(super) listen: &'a Listen,
     pub(super) identity: Identity,
     /// The names of the authorities that vouch for it; or why the handshake fails.
-    pub(super) accepted: Result<Vec<Arc<str>>, String>,
+    pub(super) accepted: Result<Accepted, String>,
     /// Each rule, and how it bears on the call.
     pub(super) rules: Vec<(&'a Rule, Bearing)>,
     pub(super) outcome: Result<Allowed, Refused>,
@@ -97,7 +98,10 @@ impl<'a> Account<'a> {
             .ok_or_else(|| Failure("there is no listener".to_owned()))?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now.try_into().unwrap_or_default()));
         let accepted = listen.security.accept(&call.chain, time);
-        let issuers = accepted.clone().unwrap_or_default();
+        let issuers = accepted
+            .as_ref()
+            .map(|accepted| accepted.issuers.clone())
+            .unwrap_or_default();
         let standing = snapshot.policy.standing(&identity, &issuers);
         let rules = snapshot.policy.rules().iter();
         let rules = rules
@@ -197,7 +201,7 @@ fn denier(snapshot: &Snapshot, rejection: &Rejection) -> Option<Arc<str>> {
     }
 }
 
-fn bearing(rule: &Rule, identity: &Identity, issuers: &[Arc<str>], call: &Call<'_>) -> Bearing {
+fn bearing(rule: &Rule, identity: &Identity, issuers: &Issuers, call: &Call<'_>) -> Bearing {
     let fit = rule.pattern.fit(identity, issuers);
     let mut reasons = differences(&rule.pattern, identity, issuers);
     if fit == Fit::Ambiguous {
@@ -288,7 +292,7 @@ fn elsewhere(scope: &Scope) -> String {
 }
 
 /// Why a caller is not, or not surely, the one that a pattern means.
-fn differences(pattern: &Pattern, identity: &Identity, issuers: &[Arc<str>]) -> Vec<String> {
+fn differences(pattern: &Pattern, identity: &Identity, issuers: &Issuers) -> Vec<String> {
     match (pattern, identity) {
         (Pattern::Certificate(pattern), Identity::Certificate(certificate)) => {
             let mut reasons = Vec::new();
@@ -303,6 +307,11 @@ fn differences(pattern: &Pattern, identity: &Identity, issuers: &[Arc<str>]) -> 
                         reasons.push(format!("it wants {name} `{wanted}`, and there is none"));
                     }
                     Some(Fit::Different) => reasons.push(format!("it wants {name} `{wanted}`, which is {given}")),
+                    Some(Fit::Ambiguous) if part == Part::IssuedBy => {
+                        reasons.push(format!(
+                            "it wants {name} `{wanted}`, from which it comes by another way as well"
+                        ));
+                    }
                     Some(Fit::Ambiguous) => {
                         reasons.push(format!("it wants the one {name} `{wanted}`, and there are {given}"));
                     }

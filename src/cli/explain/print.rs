@@ -200,7 +200,11 @@ fn kind_answer(kind: &Kind) -> Value {
 
 /// Everything that a rule could name, and when it is valid.
 fn parts(certificate: &Certificate, account: &Account<'_>) -> Vec<(&'static str, Vec<String>)> {
-    let issuers = account.accepted.clone().unwrap_or_default();
+    let issuers = account
+        .accepted
+        .as_ref()
+        .map(|accepted| accepted.issuers.clone())
+        .unwrap_or_default();
     let named = Part::ALL
         .into_iter()
         .map(|part| (part.name(), part.given(certificate, &issuers)));

@@ -75,6 +75,6 @@ fn verifier() -> &'static ClientVerifier {
             role: None,
             name: None,
         };
-        ClientVerifier::new(&[authority], &[], true, &|_| false).unwrap()
+        ClientVerifier::new(&[authority], true, &|_| false).unwrap()
     })
 }

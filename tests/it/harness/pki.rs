@@ -5,7 +5,8 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams,
     SerialNumber, SigningKey,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
 
 /// A certificate with its key.
@@ -129,9 +130,32 @@ impl Credentials {
         self
     }
 
+    /// A certificate of the same name and key as another one, which this one signs.
+    pub(crate) fn cross_sign(&self, other: &Credentials, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
+        let key = other.copy().key;
+        self.issue_for(key, |params| {
+            params.distinguished_name = other.params.distinguished_name.clone();
+            params.is_ca = other.params.is_ca;
+            params.key_usages.clone_from(&other.params.key_usages);
+            change(params);
+        })
+    }
+
     /// A revocation list with these certificates, as PEM.
     pub(crate) fn revoke(&self, certificates: &[&Credentials]) -> String {
         self.revoke_until(OffsetDateTime::now_utc() + Duration::days(1), certificates)
+    }
+
+    /// A revocation list with these certificates and fields that no library writes (RFC 5280, 5.1: version, signature
+    /// algorithm, issuer, thisUpdate, nextUpdate, revoked certificates, extensions).
+    pub(crate) fn revoke_odd(
+        &self,
+        certificates: &[&Credentials],
+        fields: impl FnOnce(&mut Vec<Vec<u8>>),
+    ) -> CertificateRevocationListDer<'static> {
+        let pem = self.revoke(certificates);
+        let list = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
+        signed_again(&list, &self.key, fields).to_vec().into()
     }
 
     /// The same, that ends at some time.
@@ -184,6 +208,16 @@ impl Authority {
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         });
         Authority { own }
+    }
+
+    /// The same authority with a certificate that is valid now.
+    pub(crate) fn renewed(&self) -> Authority {
+        let mut params = self.own.params.clone();
+        let now = OffsetDateTime::now_utc();
+        (params.not_before, params.not_after) = (now - Duration::days(2), now + Duration::days(2));
+        Authority {
+            own: Credentials::self_signed(params, self.own.copy().key),
+        }
     }
 
     /// Its own certificate and key.
@@ -243,6 +277,15 @@ impl Authority {
     /// A revocation list with these certificates, as PEM.
     pub(crate) fn revoke(&self, certificates: &[&Credentials]) -> String {
         self.own.revoke(certificates)
+    }
+
+    /// A revocation list with fields that no library writes.
+    pub(crate) fn revoke_odd(
+        &self,
+        certificates: &[&Credentials],
+        fields: impl FnOnce(&mut Vec<Vec<u8>>),
+    ) -> CertificateRevocationListDer<'static> {
+        self.own.revoke_odd(certificates, fields)
     }
 
     /// A revocation list that ends in so long, or did so long ago.
@@ -322,6 +365,14 @@ fn params(name: &str) -> CertificateParams {
     params.not_before = OffsetDateTime::now_utc() - Duration::days(2);
     params.not_after = OffsetDateTime::now_utc() + Duration::days(2);
     params
+}
+
+/// An extension more, in the field that has them all. `oid` is the content of its identifier.
+pub(crate) fn add_extension(field: &mut Vec<u8>, oid: &[u8], is_critical: bool, value: &[u8]) {
+    let all = content(content(field).0).0;
+    let critical: &[u8] = if is_critical { &[1, 1, 0xff] } else { &[] };
+    let extension = tlv(0x30, &[&tlv(0x06, oid)[..], critical, &tlv(0x04, value)].concat());
+    *field = tlv(0xa0, &tlv(0x30, &[all, &extension].concat()));
 }
 
 /// An element of DER.
