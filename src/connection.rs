@@ -224,7 +224,7 @@ async fn run<O: Outbox>(
             biased;
             // First: what the client is told of it is written with the rest.
             () = window.wanted() => window.grow(&mut connection),
-            ended = poll_fn(|cx| poll_calls(&mut connection, gather, cx, begin)) => {
+            ended = poll_fn(|cx| poll_calls(&mut connection, gather, &caller, cx, begin)) => {
                 if let Some(error) = ended {
                     tracing::debug!(target: "casgate::connection", %error, "connection ended");
                     if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
@@ -335,6 +335,7 @@ async fn close<O: Outbox>(connection: &mut Http2<O>, gather: &Gather<O>, reason:
 fn poll_calls<O: Outbox>(
     connection: &mut Http2<O>,
     gather: &Gather<O>,
+    caller: &Caller,
     cx: &mut Context<'_>,
     begin: impl Fn(Call),
 ) -> Poll<Option<h2::Error>> {
@@ -349,10 +350,10 @@ fn poll_calls<O: Outbox>(
             Poll::Pending => Poll::Pending,
         };
         // What can't be written is an error that reading meets, too.
-        let _written = gather.poll_flush_all(cx);
+        caller.set_behind(gather.poll_flush_all(cx).is_pending());
         return ended;
     }
-    let _written = gather.poll_flush_all(cx);
+    caller.set_behind(gather.poll_flush_all(cx).is_pending());
     cx.waker().wake_by_ref();
     Poll::Pending
 }

@@ -67,10 +67,8 @@ pub(crate) struct Closed;
 /// # Errors
 /// When the stream was reset or the connection ended.
 pub(crate) async fn send(stream: &mut SendStream<Bytes>, chunk: Bytes, end_of_stream: bool) -> Result<(), Closed> {
-    match send_within(None, stream, chunk, end_of_stream).await {
-        Ok(()) => Ok(()),
-        Err(Stopped::Closed | Stopped::Stalled) => Err(Closed),
-    }
+    let sent = send_within(None, stream, chunk, end_of_stream, || true).await;
+    sent.map_err(|_| Closed)
 }
 
 /// The longest first chunk that need not wait, in bytes.
@@ -122,9 +120,11 @@ pub(crate) enum Stopped {
     Closed,
     /// The receiver took nothing for too long.
     Stalled,
+    /// It has to be waited for, and that was not wanted.
+    Unwanted,
 }
 
-/// The same, unless the receiver takes nothing at all for so long. One that is slow is waited for.
+/// The same, unless the receiver takes nothing at all for so long. One that is slow is waited for, where `may_wait` says so.
 ///
 /// # Errors
 /// See [`Stopped`].
@@ -133,6 +133,7 @@ pub(crate) async fn send_within(
     stream: &mut SendStream<Bytes>,
     mut chunk: Bytes,
     end_of_stream: bool,
+    mut may_wait: impl FnMut() -> bool,
 ) -> Result<(), Stopped> {
     loop {
         stream.reserve_capacity(chunk.len());
@@ -145,8 +146,15 @@ pub(crate) async fn send_within(
             stream.send_data(part, false).map_err(|_| Stopped::Closed)?;
             continue;
         }
-        let capacity = poll_fn(|cx| stream.poll_capacity(cx));
-        match within(patience, capacity).await.ok_or(Stopped::Stalled)? {
+        let capacity = match poll_fn(|cx| Poll::Ready(stream.poll_capacity(cx))).await {
+            Poll::Ready(capacity) => capacity,
+            Poll::Pending if may_wait() => {
+                let capacity = poll_fn(|cx| stream.poll_capacity(cx));
+                within(patience, capacity).await.ok_or(Stopped::Stalled)?
+            }
+            Poll::Pending => return Err(Stopped::Unwanted),
+        };
+        match capacity {
             Some(Ok(_)) => {}
             Some(Err(_)) | None => return Err(Stopped::Closed),
         }

@@ -132,7 +132,7 @@ impl Live {
         snapshot: Snapshot,
         before: &[Arc<Backend>],
         threads: usize,
-        metrics: &Arc<Metrics>,
+        (metrics, ledger): (&Arc<Metrics>, &Arc<Ledger>),
         store_runtime: &Handle,
         check_runtime: &Handle,
     ) -> Result<Live, ReloadError> {
@@ -148,8 +148,8 @@ impl Live {
                 Some(backend) => Arc::clone(backend),
                 None => {
                     let others = before.iter().chain(&backends);
-                    let (metrics, runtime) = (Arc::clone(metrics), store_runtime.clone());
-                    Arc::new(Backend::open(plan.clone(), threads, metrics, (runtime, check_runtime), others).await?)
+                    let (counted, runtime) = ((Arc::clone(metrics), ledger), store_runtime.clone());
+                    Arc::new(Backend::open(plan.clone(), threads, counted, (runtime, check_runtime), others).await?)
                 }
             });
         }
@@ -191,7 +191,15 @@ impl Shared {
         let check_runtime = Handle::current();
         let ledger = Ledger::new(memory::half(), metrics.memory.clone());
         ledger.set_limit(snapshot.limits.memory);
-        let live = Live::open(snapshot, &[], threads, &metrics, &store_runtime, &check_runtime).await?;
+        let live = Live::open(
+            snapshot,
+            &[],
+            threads,
+            (&metrics, &ledger),
+            &store_runtime,
+            &check_runtime,
+        )
+        .await?;
         live.publish(&metrics);
         let shared = Shared {
             path,
@@ -283,7 +291,7 @@ impl Shared {
             snapshot,
             &before.backends,
             self.threads,
-            &self.metrics,
+            (&self.metrics, &self.ledger),
             &self.store_runtime,
             &self.check_runtime,
         )

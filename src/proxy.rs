@@ -12,6 +12,7 @@ pub mod headers;
 mod kind;
 pub(crate) mod message;
 mod metered;
+mod outgoing;
 mod own;
 pub mod prefix;
 mod record;
@@ -22,6 +23,7 @@ pub mod verdict;
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -51,9 +53,14 @@ use record::Record;
 use right::Held;
 use subject::Picker;
 
+/// What an open call takes beside its headers and its body, in bytes: its task, its stream, short pieces of either body.
+const CALL: u64 = 12 * 1024;
+/// How long a call waits for others of its caller to end, where no more may be kept for that.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Serves one call. It ends in exactly one count and one access line, whatever becomes of it.
 pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-    let mut answer = Answer::new(respond);
+    let mut answer = Answer::new(respond, &caller);
     if let Err(not_grpc) = headers::check_grpc(&request) {
         let record = Record::new(&caller, None, request.uri().path());
         return record.not_grpc(answer.not_grpc(not_grpc));
@@ -93,12 +100,18 @@ async fn try_handle(
     if service == Service::Health {
         return Box::pin(answer.health(method, caller, &mut held)).await;
     }
+    let mut reserved = caller.purse.reservation();
+    let bytes = CALL + exchange::fit::size(&headers) as u64;
+    if reserved.grow(bytes).is_err() {
+        Box::pin(reserved.grow_when_free(bytes, PATIENCE)).await?;
+    }
+    answer.set_least(reserved.split(outgoing::SMALL as u64));
     let (snapshot, identity) = (&view.live.snapshot, &caller.peer.identity);
     answer.wait_at_most(snapshot.limits.stall_timeout);
     verdict::check_served(snapshot, method)?;
     right::check(caller, &view)?;
     verdict::check_ever(&snapshot.policy, identity, &view.standing, method)?;
-    let mut upload = Upload::new(method, body);
+    let mut upload = Upload::new(method, body, reserved);
     // A build may have nothing to tell for long.
     if method != Method::PublishBuildToolEventStream {
         upload.wait_at_most(snapshot.limits.stall_timeout);

@@ -122,6 +122,11 @@ pub enum Rejection {
     /// The caller takes more than it may at a time; it may try again after so long.
     #[error("{0} {1}: try again in {seconds:.1} s", seconds = .2.as_secs_f64().max(0.1))]
     Limited(Identity, Excess, Duration),
+    /// What may be kept for the caller is used up.
+    #[error(
+        "casgate keeps as much in memory for this caller as it may (limits.memory): try again when other calls of it have ended, or with fewer at a time"
+    )]
+    Memory,
     /// The client took nothing of its answer for too long, and was reset.
     #[error("the client took nothing of its answer for as long as `limits.stall-timeout`")]
     Stalled,
@@ -187,9 +192,11 @@ impl Rejection {
             | Rejection::Reference(_) => Code::InvalidArgument,
             Rejection::TooLarge(_) => Code::Unknown,
             // Never RESOURCE_EXHAUSTED: BuildStream takes that for a cache that is full, or for a blob that is there already.
-            Rejection::Unavailable { .. } | Rejection::Audit(_) | Rejection::Limited(..) | Rejection::Idle => {
-                Code::Unavailable
-            }
+            Rejection::Unavailable { .. }
+            | Rejection::Audit(_)
+            | Rejection::Limited(..)
+            | Rejection::Idle
+            | Rejection::Memory => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
             Rejection::Stalled | Rejection::Silent | Rejection::Cancelled => Code::Cancelled,
         }
@@ -226,6 +233,7 @@ impl Rejection {
             Rejection::Limited(_, Excess::CallsOfCertificate, _) => "over-calls-per-certificate",
             Rejection::Limited(_, Excess::Watches, _) => "over-watches",
             Rejection::Idle => "idle",
+            Rejection::Memory => "over-memory",
             Rejection::Stalled => "stalled",
             Rejection::Silent => "silent",
             Rejection::Cancelled => "cancelled",

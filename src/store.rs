@@ -17,8 +17,9 @@
 //! - An interrupted upload can be resumed (QueryWriteStatus, then Write at that offset) for an hour
 //!   within the same process, over any connection.
 //! - Unfinished files go when their upload is given up, or when the store is opened next.
-//! - Memory for a stream is bounded: half a megabyte on the way out; on the way in the same and one
-//!   message. `memory:` apart, no blob is ever held whole, except those in batches and directories.
+//! - What is kept for a call is reserved with its caller ([`memory`]): a quarter of a megabyte on the way out; on the way
+//!   in half a megabyte and one message. `memory:` apart, no blob is ever held whole, except those in batches and
+//!   directories.
 //! - An instance sees nothing of another one: not even that a blob exists there.
 //!
 //! - With a quota, what was not used for the longest time is removed to stay below it; never what is being read or

@@ -18,7 +18,7 @@ use http::{HeaderMap, Method as HttpMethod, Request, Version};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use crate::clients::Purse;
+use crate::clients::{Ledger, Purse};
 use crate::connection::Caller;
 use crate::metrics::Metrics;
 use crate::policy::Permit;
@@ -38,6 +38,11 @@ use slots::Size;
 pub(crate) use stream::Body;
 pub use stream::{Head, Sent};
 
+/// The window of an answer, in bytes: enough for 1 Gbit/s over 8 ms.
+const WINDOW: u32 = 1024 * 1024;
+/// The same of the embedded store, which is near, and the least of others.
+const STORE_WINDOW: u32 = 256 * 1024;
+
 /// One backend, with the connections of every thread to it.
 #[derive(Debug)]
 pub struct Backend {
@@ -45,6 +50,8 @@ pub struct Backend {
     store: Option<Store>,
     /// Whose the calls to it are.
     callers: Option<Arc<Callers>>,
+    /// Bytes of one answer that may arrive before the client takes them.
+    window: u32,
     /// At least one.
     endpoints: Vec<Arc<Endpoint>>,
     health: Arc<Health>,
@@ -72,9 +79,6 @@ pub enum OpenError {
         /// What was given.
         authority: String,
     },
-    /// A metric has no name.
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
 }
 
 /// For whom a stream is opened: streams are shared out fairly among those who call, however many connections they have.
@@ -107,9 +111,14 @@ pub struct Outbound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(Number);
 
-impl Client<'_> {
+impl<'a> Client<'a> {
+    /// What is kept for it is of this memory.
+    pub fn purse(self) -> &'a Arc<Purse> {
+        self.purse
+    }
+
     /// The client at the other end of this connection.
-    pub fn of(caller: &Arc<Caller>) -> Client<'_> {
+    pub fn of(caller: &'a Arc<Caller>) -> Client<'a> {
         Client {
             worker: caller.worker,
             party: caller.member.party().number(),
@@ -139,7 +148,7 @@ impl Backend {
     pub async fn open(
         plan: BackendPlan,
         threads: usize,
-        metrics: Arc<Metrics>,
+        (metrics, ledger): (Arc<Metrics>, &Arc<Ledger>),
         (serve_on, check_on): (Handle, &Handle),
         others: impl Iterator<Item = &Arc<Backend>>,
     ) -> Result<Backend, OpenError> {
@@ -156,9 +165,13 @@ impl Backend {
             },
             _ => None,
         };
-        let callers = match store {
-            Some(_) => Some(Callers::new(threads)?),
-            None => None,
+        let callers = store.as_ref().map(|_| Callers::new(threads, ledger.account().purse()));
+        let window = match store {
+            Some(_) => STORE_WINDOW,
+            // Who takes its answers slowly has hundreds of them in its share, also of a small one.
+            None => u32::try_from(ledger.limit() / 256)
+                .unwrap_or(WINDOW)
+                .clamp(STORE_WINDOW, WINDOW),
         };
         let mut endpoints = Vec::new();
         for (number, target) in plan.endpoints.iter().enumerate() {
@@ -169,6 +182,7 @@ impl Backend {
                 target.clone(),
                 store.clone().zip(callers.clone()),
                 serve_on.clone(),
+                window,
             ));
             let endpoint = Endpoint::new(&plan, (number, target), dialer, threads, &health, &metrics)?;
             endpoints.push(Arc::new(endpoint));
@@ -177,6 +191,7 @@ impl Backend {
             plan,
             store,
             callers,
+            window,
             endpoints,
             health,
             checks: Vec::new(),
@@ -233,6 +248,11 @@ impl Backend {
                 },
             );
         }
+    }
+
+    /// Bytes of one answer that may arrive before the client takes them.
+    pub fn window(&self) -> u64 {
+        self.window.into()
     }
 
     /// Its name in the configuration.

@@ -27,6 +27,8 @@ use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::sync::Notify;
 
+use crate::status::Rejection;
+
 pub use window::WindowShare;
 
 /// Bytes that each purse has whatever is left, from its first reservation on: many small calls, or the first message of
@@ -86,8 +88,14 @@ pub struct Reservation {
 
 /// No more memory may be kept for this party now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what casgate may keep for this caller in memory is used up by its other calls (limits.memory)")]
+#[error("no more may be kept for this caller")]
 pub struct Full;
+
+impl From<Full> for Rejection {
+    fn from(_: Full) -> Rejection {
+        Rejection::Memory
+    }
+}
 
 impl Ledger {
     /// A ledger whose limit is so many bytes where the configuration has none. The gauge shows what is reserved.

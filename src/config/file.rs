@@ -520,8 +520,8 @@ pub struct Limits {
     /// `calls-per-certificate = 10000`: calls that one certificate may have open on all of its connections, or one address
     /// without certificate, 1 to 1000000; further ones are answered UNAVAILABLE.
     pub calls_per_certificate: Key<usize>,
-    /// `memory = "2GiB"`: bytes of uploads that may wait here in all, of clients that may push, 64MiB to 1024TiB (default:
-    /// half of the memory of the machine or the cgroup). A connection gets its window from it.
+    /// `memory = "2GiB"`: bytes that are kept for clients in all, 64MiB to 1024TiB (default: half of the memory of the
+    /// machine or the cgroup). A connection gets its window from it.
     pub memory: Key<String>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -64,6 +64,8 @@ pub struct Caller {
     /// Whose connection it is, of the several that one may have.
     pub member: Member,
     need: AtomicU8,
+    /// Whether its client does not take what was written.
+    is_behind: AtomicBool,
     /// Tells of a new need for a window.
     pub(super) hurry: Notify,
     view: Mutex<Arc<View>>,
@@ -117,16 +119,18 @@ impl Peer {
 impl Caller {
     pub(super) fn new(shared: Arc<Shared>, worker: usize, peer: Peer) -> Caller {
         let member = shared.parties.join(&peer);
+        let purse = member.party().account().purse();
         let view = Mutex::new(Arc::new(View::new(shared.live(), &peer, &member)));
         Caller {
             peer,
             worker,
             shared,
-            kept: Budget::new(MOST_KEPT),
-            purse: member.party().account().purse(),
+            kept: Budget::new(MOST_KEPT, &purse),
+            purse,
             watches: Watches::default(),
             member,
             need: AtomicU8::new(Need::Nothing as u8),
+            is_behind: AtomicBool::new(false),
             hurry: Notify::new(),
             view,
             rechecks: watch::Sender::new(0),
@@ -165,6 +169,18 @@ impl Caller {
         let needs = [Need::Uploads, Need::Requests];
         let need = self.need.load(Ordering::Relaxed);
         needs.into_iter().find(|known| *known as u8 == need).unwrap_or_default()
+    }
+
+    /// Whether its client does not take what was written, so that what is written now has to wait.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed)
+    }
+
+    /// Says whether it is.
+    pub(super) fn set_behind(&self, is_behind: bool) {
+        if self.is_behind() != is_behind {
+            self.is_behind.store(is_behind, Ordering::Relaxed);
+        }
     }
 
     /// Tells the calls under way to ask again whether they may go on.

@@ -46,6 +46,11 @@ impl Uris {
         self.ends.push(self.text.len());
     }
 
+    /// Bytes of memory that they take.
+    pub fn kept(&self) -> usize {
+        self.text.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()

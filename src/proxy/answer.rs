@@ -2,14 +2,17 @@
 //! possible.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::call_id::CallId;
 use super::headers::NotGrpc;
 use super::metered::Pace;
+use super::outgoing::Outgoing;
 use super::own::Status;
 use super::right::Held;
+use crate::clients::Reservation;
 use crate::connection::Caller;
 use crate::http2::{self, Closed, Stopped};
 use crate::policy::method::Method;
@@ -34,6 +37,9 @@ pub(super) struct Answer {
     patience: Option<Duration>,
     /// How fast the answer may go, where that is limited.
     pace: Option<Pace>,
+    outgoing: Outgoing,
+    /// What a backend may send meanwhile, where the client has to be waited for.
+    behind: Reservation,
 }
 
 enum State {
@@ -43,8 +49,10 @@ enum State {
 }
 
 impl Answer {
-    pub(super) fn new(respond: SendResponse<Bytes>) -> Answer {
+    pub(super) fn new(respond: SendResponse<Bytes>, caller: &Arc<Caller>) -> Answer {
         Answer {
+            behind: caller.purse.reservation(),
+            outgoing: Outgoing::new(caller),
             state: State::Nothing(respond),
             patience: None,
             pace: None,
@@ -54,6 +62,16 @@ impl Answer {
     /// Gives the client up when it takes nothing at all for so long.
     pub(super) fn wait_at_most(&mut self, patience: Duration) {
         self.patience = Some(patience);
+    }
+
+    /// What it has in any case: the rest of what the call takes.
+    pub(super) fn set_least(&self, least: Reservation) {
+        self.outgoing.set_least(least);
+    }
+
+    /// What is reserved already for the body.
+    pub(super) fn prepay(&mut self, reservation: Reservation) {
+        self.outgoing.prepay(reservation);
     }
 
     /// Sends the body no faster than this from now on.
@@ -75,8 +93,9 @@ impl Answer {
         Ok(())
     }
 
-    /// Sends a piece of the body as the client's window allows.
-    pub(super) async fn data(&mut self, chunk: Bytes) -> Result<(), Stopped> {
+    /// Sends a piece of the body as the client's window allows. Where the client has to be waited for, that many bytes are
+    /// reserved which a backend may send meanwhile.
+    pub(super) async fn data(&mut self, mut chunk: Bytes, mut meanwhile: impl FnMut() -> u64) -> Result<(), Stopped> {
         if let Some(mut pace) = self.pace.take() {
             // Before the client is waited for: it does not stall meanwhile.
             tokio::select! {
@@ -88,7 +107,24 @@ impl Answer {
         let State::Begun(stream) = &mut self.state else {
             return Err(Stopped::Closed);
         };
-        let sent = http2::send_within(self.patience, stream, chunk, false).await;
+        let behind = &mut self.behind;
+        let mut may_wait = || behind.grow_to(meanwhile()).is_ok();
+        let outgoing = &mut self.outgoing;
+        let send = async {
+            while !chunk.is_empty() {
+                match outgoing.piece(&mut chunk) {
+                    Some(piece) => http2::send_within(self.patience, stream, piece, false, &mut may_wait).await?,
+                    None if !may_wait() => return Err(Stopped::Unwanted),
+                    None => {
+                        // The stream may be reset meanwhile, and drops what it has.
+                        let gone = http2::within(self.patience, outgoing.gone());
+                        gone.await.ok_or(Stopped::Stalled)?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        let sent = send.await;
         if sent == Err(Stopped::Stalled) {
             // What waits for it is let go of with the stream.
             stream.send_reset(Reason::CANCEL);
@@ -160,7 +196,7 @@ impl Answer {
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         self.head(response, body.is_none())?;
         if let Some(body) = body {
-            self.data(body).await?;
+            self.data(body, || 0).await?;
             self.trailers(status)?;
         }
         Ok(code)
@@ -196,7 +232,7 @@ impl Answer {
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         self.head(response, false)?;
         if !*draining.borrow() {
-            self.data(SERVING).await?;
+            self.data(SERVING, || 0).await?;
             tokio::select! {
                 // The sender outlives all calls.
                 _ = draining.wait_for(|draining| *draining) => {}
@@ -211,7 +247,7 @@ impl Answer {
                 }
             }
         }
-        self.data(NOT_SERVING).await?;
+        self.data(NOT_SERVING, || 0).await?;
         self.trailers(status_headers(Code::Ok as u8, ""))?;
         Ok(Code::Ok as u8)
     }

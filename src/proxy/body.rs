@@ -16,6 +16,7 @@ use super::metered::Pace;
 use super::prefix::{Progress, Reader, Refusal};
 use super::rename::Rename;
 use super::subject::{Picker, Subject};
+use crate::clients::{Full, Reservation};
 use crate::http2::{self, Closed};
 use crate::policy::instance::InstanceName;
 use crate::policy::method::{InstanceIn, Method};
@@ -30,6 +31,8 @@ const REPLAY_LIMIT: usize = 64 * 1024;
 const SMALL: usize = 4 * 1024;
 /// What is copied together is sent on from this size.
 const PIECE: usize = 16 * 1024;
+/// Bytes of a body that what a call takes beside it has room for: most requests are shorter.
+const SHORT: u64 = 2 * 1024;
 
 /// The body of a request.
 pub(super) struct Upload {
@@ -48,6 +51,14 @@ pub(super) struct Upload {
     sent: usize,
     /// Bytes taken from the client's window and not yet given back.
     owed: usize,
+    /// What the call takes beside its body, and what is kept of that and not in the client's window any more.
+    held: Reservation,
+    /// The part of it that is no body.
+    base: u64,
+    /// The part of it that is body.
+    in_hand: u64,
+    /// Whether something stays in the window because no more may be kept.
+    is_short: bool,
     received: u64,
     ended: bool,
     /// Looks at what goes by, for the audit log.
@@ -67,8 +78,13 @@ pub(super) enum Stop {
 }
 
 impl Upload {
-    pub(super) fn new(method: Method, body: RecvStream) -> Upload {
+    /// `held` is what the call takes beside its body.
+    pub(super) fn new(method: Method, body: RecvStream, held: Reservation) -> Upload {
         Upload {
+            base: held.bytes(),
+            held,
+            in_hand: 0,
+            is_short: false,
             ended: body.is_end_stream(),
             body,
             method,
@@ -121,8 +137,8 @@ impl Upload {
         while let Some((chunk, progress)) = self.next().await? {
             // Held bytes are bounded by the reader; their window is given back so that many calls whose messages are
             // under way can't use up that of the connection.
-            self.release(chunk.len());
             self.keep(chunk)?;
+            self.hold(self.owed);
             if progress == Progress::Settled {
                 break;
             }
@@ -152,8 +168,8 @@ impl Upload {
     /// Reads the only message of the call to its end, at most `limit` bytes of it; gives it with its prefix.
     pub(super) async fn whole(&mut self, limit: usize) -> Result<Bytes, Rejection> {
         while let Some((chunk, _)) = self.next().await? {
-            self.release(chunk.len());
             self.keep(chunk)?;
+            self.hold(self.owed);
             if self.kept_bytes > limit {
                 return Err(Rejection::Unreadable(Refusal::TooLong(
                     "a request of this kind is short",
@@ -196,7 +212,8 @@ impl Upload {
     pub(super) async fn forward(&mut self, mut to: Body<'_>, answer_begun: &AtomicBool) -> Result<(), Stop> {
         loop {
             self.replayable &= !answer_begun.load(Ordering::Relaxed);
-            if self.ended || self.reader.is_between_messages() {
+            // A backend that gets small pieces is better than a client that waits for ever.
+            if self.ended || self.reader.is_between_messages() || self.is_short {
                 self.flush();
             }
             while let Some(chunk) = self.kept.get(self.sent).cloned() {
@@ -212,6 +229,9 @@ impl Upload {
                     to.send(chunk, is_last).await
                 };
                 sent.map_err(|Closed| Stop::BackendClosed)?;
+                // What was sent and is not reserved can't stay to be sent again.
+                self.replayable &= !self.is_short;
+                self.is_short = false;
                 self.release(self.owed);
                 if is_last {
                     return Ok(());
@@ -244,7 +264,14 @@ impl Upload {
     async fn next(&mut self) -> Result<Option<(Bytes, Progress)>, Rejection> {
         let patience = self.patience;
         let read = self.read();
-        http2::within(patience, read).await.ok_or(Rejection::Silent)?
+        let read = http2::within(patience, read).await;
+        // It may be that the client could not send.
+        let silent = if self.is_short {
+            Rejection::Memory
+        } else {
+            Rejection::Silent
+        };
+        read.ok_or(silent)?
     }
 
     /// The next chunk, looked at by the reader; `None` at the end of the body.
@@ -293,7 +320,7 @@ impl Upload {
         pieces.into_iter().for_each(|piece| self.keep_as_it_is(piece));
         if rename.holds() {
             // As with small pieces.
-            self.release(bytes);
+            self.hold(bytes);
         }
         self.rename = Some(rename);
         Ok(renamed?)
@@ -306,7 +333,7 @@ impl Upload {
         if stays || chunk.len() < SMALL {
             self.tail.extend_from_slice(&chunk);
             // Its window is given back, so that pieces of messages that wait can't use up that of the connection.
-            self.release(chunk.len());
+            self.hold(chunk.len());
             if self.tail.len() >= PIECE {
                 self.flush();
             }
@@ -328,7 +355,30 @@ impl Upload {
         if !self.replayable {
             self.kept.drain(..self.sent);
             self.sent = 0;
+            let held = self.rename.as_ref().map_or(0, Rename::held);
+            let left = self.kept.iter().map(Bytes::len).sum::<usize>() + self.tail.len() + held;
+            self.in_hand = self.in_hand.min(left as u64);
+            self.held.shrink_to(self.reserved(0));
         }
+    }
+
+    /// Takes bytes that are kept out of the client's window, where they can be reserved instead.
+    fn hold(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.owed);
+        match self.held.grow_to(self.reserved(bytes as u64)) {
+            Ok(()) => {
+                self.in_hand += bytes as u64;
+                self.release(bytes);
+            }
+            Err(Full) => self.is_short = true,
+        }
+    }
+
+    /// What is to be reserved, with so many bytes of body more.
+    fn reserved(&self, more: u64) -> u64 {
+        let kept = self.in_hand + more + self.reader.kept() as u64;
+        // Buffers are larger than what is in them.
+        self.base + (kept + kept / 4).saturating_sub(SHORT)
     }
 
     fn release(&mut self, bytes: usize) {

@@ -151,7 +151,8 @@ impl Exchange<'_> {
                 while let Some(chunk) = self.next(&mut body, answer).await? {
                     let length = chunk.len();
                     record.sent(length);
-                    answer.data(chunk).await?;
+                    let window = self.backend.window();
+                    answer.data(chunk, || pile(&mut body, window)).await?;
                     release(&mut body, length);
                 }
                 let (code, trailers) = self.trailers(&mut body).await?;
@@ -160,6 +161,9 @@ impl Exchange<'_> {
             }
             Some(told) => {
                 parts.headers.remove(CONTENT_LENGTH);
+                // As it came, and as it is told.
+                let most = 2 * capabilities::LONGEST as u64;
+                let _kept = self.client.purse().reserve(most).map_err(Rejection::from)?;
                 let mut message = BytesMut::new();
                 while let Some(chunk) = self.next(&mut body, answer).await? {
                     release(&mut body, chunk.len());
@@ -177,7 +181,7 @@ impl Exchange<'_> {
                     let edited = capabilities::tell(&message, told)
                         .map_err(|error| self.faults().not_grpc(&error.to_string(), Code::Unknown))?;
                     record.sent(edited.len());
-                    answer.data(edited).await?;
+                    answer.data(edited, || 0).await?;
                 }
                 answer.trailers(trailers)?;
                 Ok(code)
@@ -216,6 +220,12 @@ impl Exchange<'_> {
     fn faults(&self) -> Faults<'_> {
         Faults(self.backend)
     }
+}
+
+/// Bytes of an answer that are here, or may come before the client has taken any.
+fn pile(body: &mut RecvStream, window: u64) -> u64 {
+    let here = body.flow_control().used_capacity() as u64;
+    if body.is_end_stream() { here } else { here.max(window) }
 }
 
 /// Moves the upload on. It is over when it is complete, and when the backend takes no more: then the answer says why.

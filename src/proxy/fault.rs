@@ -35,6 +35,7 @@ impl From<Stopped> for Rejection {
         match stopped {
             Stopped::Closed => Rejection::Cancelled,
             Stopped::Stalled => Rejection::Stalled,
+            Stopped::Unwanted => Rejection::Memory,
         }
     }
 }

@@ -62,12 +62,13 @@ impl Kind<'_> {
         record: &mut Record,
         held: &mut Held,
     ) -> Result<u8, Rejection> {
-        let share = self.caller.kept.share();
+        // Until the answer is out: its client may take its time.
+        let mut share = self.caller.kept.share();
         let found = tokio::select! {
             biased;
             rejection = held.lost_kindness(self.method, &self.scope, &self.denial) => Err(rejection),
             () = poll_fn(|cx| answer.poll_closed(cx)) => Err(Rejection::Cancelled),
-            found = find(self.method, self.kindly, upload, share) => found,
+            found = find(self.method, self.kindly, upload, &mut share) => found,
         };
         record.received(upload.received());
         let Some(Found { answer: found, subject }) = found? else {
@@ -77,8 +78,12 @@ impl Kind<'_> {
         record.subject(subject);
         if let Ok(message) = &found {
             record.sent(message.len());
+            // What it was made of is gone.
+            answer.prepay(share.settle(message.len()));
         }
-        answer.message(found).await
+        let code = answer.message(found).await;
+        drop(share);
+        code
     }
 }
 
@@ -87,13 +92,13 @@ async fn find(
     method: Method,
     kindly: Kindly,
     upload: &mut Upload,
-    mut share: Share<'_>,
+    share: &mut Share<'_>,
 ) -> Result<Option<Found>, Rejection> {
     let answer = match method {
         Method::BatchUpdateBlobs => return batch::find(kindly, upload, share).await,
         Method::Write | Method::QueryWriteStatus => Ok(uploaded(method, upload.name()?)?),
         Method::UpdateActionResult => {
-            let Some(message) = whole(upload, &mut share).await? else {
+            let Some(message) = whole(upload, share).await? else {
                 return Ok(None);
             };
             match only_message(message.get(5..).unwrap_or_default(), 3) {
@@ -134,7 +139,8 @@ async fn whole(upload: &mut Upload, share: &mut Share<'_>) -> Result<Option<Byte
     let mut message = BytesMut::new();
     while let Some(chunk) = upload.pass().await? {
         let length = message.len() + chunk.len();
-        if length > LONGEST_ACTION_RESULT || !share.grow(length) {
+        // Twice: it grows by copying, and the answer is a copy.
+        if length > LONGEST_ACTION_RESULT || !share.grow(2 * length) {
             return Ok(None);
         }
         message.extend_from_slice(&chunk);

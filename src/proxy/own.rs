@@ -14,6 +14,7 @@ use super::exchange::{RESENDS, fit};
 use super::fault::{Failure, Faults};
 use super::message::take;
 use super::verdict;
+use crate::clients::Reservation;
 use crate::connection::View;
 use crate::http2;
 use crate::policy::identity::Identity;
@@ -84,6 +85,7 @@ pub(super) struct Messages<'a> {
     faults: Faults<'a>,
     body: Option<RecvStream>,
     buffer: BytesMut,
+    kept: Reservation,
     /// There from the begin where the head of the answer ended it.
     status: Option<Status>,
     /// Counts the call to its connection.
@@ -184,6 +186,7 @@ impl OwnCalls<'_> {
                         faults,
                         body,
                         buffer: BytesMut::new(),
+                        kept: self.client.purse().reservation(),
                         status,
                         _stream: stream,
                     });
@@ -236,6 +239,8 @@ impl Messages<'_> {
             match body.data().await {
                 Some(chunk) => {
                     let chunk = chunk.map_err(|error| self.faults.unavailable(http2::plain(&error)))?;
+                    // What was taken out of the buffer is being read, and goes soon.
+                    self.kept.grow_to((self.buffer.len() + chunk.len()) as u64)?;
                     release(body, chunk.len());
                     self.buffer.extend_from_slice(&chunk);
                 }

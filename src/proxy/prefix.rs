@@ -196,6 +196,15 @@ impl Reader {
             .map_err(|_| Refusal::Malformed("the name is not UTF-8"))
     }
 
+    /// Bytes of memory that it keeps of what it has read.
+    pub fn kept(&self) -> usize {
+        let growing = match &self.field {
+            Field::Name { bytes, .. } => bytes.capacity(),
+            _ => 0,
+        };
+        growing + self.name.as_ref().map_or(0, Vec::capacity) + self.uris.kept()
+    }
+
     /// Whether the bytes so far end where a message ends: a server can act on all of them.
     pub fn is_between_messages(&self) -> bool {
         matches!(self.frame, Frame::Head { filled: 0, .. })

@@ -168,6 +168,7 @@ impl Record {
         let calls = self.caller.calls();
         match rejection {
             Rejection::Stalled | Rejection::Silent => metrics.limited(Limit::StallTimeout, Action::Closed),
+            Rejection::Memory => self.caller.shared.census.count(Limit::Memory, Action::Refused),
             Rejection::Limited(_, excess, _) => self.caller.shared.census.count((*excess).into(), Action::Refused),
             Rejection::Denied(_, denial) => calls.denied(Some(denial.right), rejection.label()),
             Rejection::Expired(_) | Rejection::Withdrawn(..) | Rejection::UnknownMethod { .. } => {

@@ -42,6 +42,11 @@ impl Rename {
         }
     }
 
+    /// How many bytes wait for more.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether bytes wait for more.
     pub(super) fn holds(&self) -> bool {
         !self.held.is_empty()

@@ -41,7 +41,7 @@ pub struct Limits {
     pub calls_per_connection: u32,
     /// Calls that a certificate may have open on all of its connections, or an address without one.
     pub calls_per_certificate: usize,
-    /// Bytes of uploads that may wait here in all; `None` for half of the memory that there is.
+    /// Bytes that are kept for clients in all; `None` for half of the memory that there is.
     pub memory: Option<u64>,
 }
 

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use parking_lot::Mutex;
-use prometheus::IntGauge;
 
-use crate::clients::{Ledger, Purse, Reservation};
+use crate::clients::{Purse, Reservation};
 use crate::store::memory::{self, Memory, Reserve};
 
 const HEADER: HeaderName = HeaderName::from_static("casgate-caller");
@@ -24,7 +23,7 @@ const THREADS: u64 = 1 << 16;
 #[derive(Debug)]
 pub(super) struct Callers {
     threads: Vec<OfThread>,
-    /// Of calls that have no caller: checks. It has the floor of a purse and nothing else.
+    /// Of calls that have no caller: checks.
     nobody: Arc<Purse>,
 }
 
@@ -44,12 +43,11 @@ pub(super) struct Ticket {
 
 impl Callers {
     /// Of so many threads.
-    pub(super) fn new(threads: usize) -> Result<Arc<Callers>, prometheus::Error> {
-        let gauge = IntGauge::new("casgate_memory_of_nobody_bytes", "Bytes that are kept for checks.")?;
-        Ok(Arc::new(Callers {
+    pub(super) fn new(threads: usize, nobody: Arc<Purse>) -> Arc<Callers> {
+        Arc::new(Callers {
             threads: (0..threads).map(|_| OfThread::default()).collect(),
-            nobody: Ledger::new(0, gauge).account().purse(),
-        }))
+            nobody,
+        })
     }
 
     /// Notes whose the next call of a thread is, and says so in its headers.
@@ -126,13 +124,17 @@ impl Reserve for Reservation {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use prometheus::IntGauge;
+
     use super::memory::Callers as _;
     use super::*;
+    use crate::clients::Ledger;
 
     #[test]
     fn a_call_has_the_memory_of_its_caller_while_it_is_open_and_no_header_of_a_client_gives_any() {
-        let callers = Callers::new(2).unwrap();
-        let ledger = Ledger::new(1 << 30, IntGauge::new("bytes", "Bytes.").unwrap());
+        let of = |bytes| Ledger::new(bytes, IntGauge::new("bytes", "Bytes.").unwrap());
+        let callers = Callers::new(2, of(0).account().purse());
+        let ledger = of(1 << 30);
         let purse = ledger.account().purse();
         let mut headers = HeaderMap::new();
         // What a client says is replaced.

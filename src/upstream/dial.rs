@@ -24,10 +24,6 @@ use crate::store::Store;
 
 /// How long the way to an open connection may take: address lookup, TCP, TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of one answer that may arrive before the client takes them; the bound of a call's memory on this side.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// The same of the embedded store, which is near.
-const STORE_STREAM_WINDOW: u32 = 256 * 1024;
 /// The connection's own window never limits: a client that reads slowly may hold back its stream and no other.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// Bytes of headers or trailers that a backend may send: h2 ends the connection, which all share, of one that sends four
@@ -57,17 +53,20 @@ pub(super) struct Dialer {
     target: Target,
     store: Option<(Store, Arc<Callers>)>,
     serve_on: Handle,
+    /// Bytes of one answer that may arrive before the client takes them.
+    window: u32,
     /// Attempts that failed: the next one begins at another address of the name.
     failures: AtomicUsize,
 }
 
 impl Dialer {
     /// `store` is there, with those who call it, when the target is the embedded one; it is served on the runtime of `serve_on`.
-    pub(super) fn new(target: Target, store: Option<(Store, Arc<Callers>)>, serve_on: Handle) -> Dialer {
+    pub(super) fn new(target: Target, store: Option<(Store, Arc<Callers>)>, serve_on: Handle, window: u32) -> Dialer {
         Dialer {
             target,
             store,
             serve_on,
+            window,
             failures: AtomicUsize::new(0),
         }
     }
@@ -90,16 +89,16 @@ impl Dialer {
                 let stream = UnixStream::connect(path)
                     .await
                     .map_err(|error| io::Error::new(error.kind(), format!("`{}`: {error}", path.display())))?;
-                handshake(Clear::new(stream), STREAM_WINDOW).await
+                handshake(Clear::new(stream), self.window).await
             }
-            Target::Tcp(to) => handshake(Clear::new(tcp(&to.host, to.port, begin).await?), STREAM_WINDOW).await,
+            Target::Tcp(to) => handshake(Clear::new(tcp(&to.host, to.port, begin).await?), self.window).await,
             Target::Tls(to, name, config) => {
                 let tcp = tcp(&to.host, to.port, begin).await?;
                 let tls = TlsConnector::from(config.clone()).connect(name.clone(), tcp).await?;
                 if tls.get_ref().1.alpn_protocol() != Some(crate::tls::ALPN_H2) {
                     return Err(io::Error::other("the server does not speak HTTP/2 (ALPN `h2`)"));
                 }
-                handshake(Records::new(Box::new(tls)), STREAM_WINDOW).await
+                handshake(Records::new(Box::new(tls)), self.window).await
             }
             Target::Store(_) => {
                 let (store, callers) = self
@@ -108,7 +107,7 @@ impl Dialer {
                     .ok_or_else(|| io::Error::other("the store is not open"))?;
                 let (near, far) = tokio::io::duplex(STORE_PIPE);
                 self.serve_on.spawn(store.serve(far, callers));
-                handshake(Clear::new(near), STORE_STREAM_WINDOW).await
+                handshake(Clear::new(near), self.window).await
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What clients may make the gate keep in all, however many connections they have.
 
+mod attacks;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -55,7 +55,8 @@ fn unit(text: &[u8]) -> Option<(u8, usize)> {
     }
 }
 
-fn size(headers: &HeaderMap) -> usize {
+/// Bytes of headers, counted as RFC 9113, 6.5.2 counts them.
+pub(in crate::proxy) fn size(headers: &HeaderMap) -> usize {
     let fields = headers.iter();
     fields.map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }

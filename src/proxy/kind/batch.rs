@@ -26,7 +26,7 @@ const COST: usize = 384;
 pub(super) async fn find(
     kindly: Kindly,
     upload: &mut Upload,
-    mut share: Share<'_>,
+    share: &mut Share<'_>,
 ) -> Result<Option<Found>, Rejection> {
     let mut picker = Picker::bounded(Method::BatchUpdateBlobs, BOUNDS);
     while let Some(chunk) = upload.pass().await? {
