@@ -10,6 +10,7 @@ mod handshake;
 mod hello;
 mod meter;
 mod party;
+mod refusals;
 mod resets;
 mod standstill;
 mod turns;
@@ -36,6 +37,7 @@ pub use census::{Census, Ticket};
 pub use entrance::{Newcomer, wait};
 pub use meter::{Direction, Meter};
 pub use party::{Member, Parties, Party, PartyCall};
+pub use refusals::sum_up;
 pub use turns::Turns;
 pub use watches::Watches;
 

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::config::{self, Problems};
+use crate::connection;
 use crate::live::{Live, ReloadError, Shared};
 use crate::metrics::Metrics;
 use crate::sandbox::Sandbox;
@@ -154,6 +155,7 @@ impl Gate {
         let ends = Worker::ends(&mut workers);
         let doors: Arc<[_]> = workers.iter().map(Worker::door).collect();
         let entering = Entering::default();
+        control.spawn(connection::sum_up(Arc::clone(&shared)));
         let accept = |(id, socket)| {
             let (doors, shared) = (Arc::clone(&doors), Arc::clone(&shared));
             control.spawn(accept::run(socket, id, doors, entering.clone(), shared))

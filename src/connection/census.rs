@@ -20,6 +20,7 @@ pub(super) use slots::Slot;
 use slots::Slots;
 use strangers::Strangers;
 
+use super::refusals::Refusals;
 use crate::metrics::{Action, Limit, Metrics};
 use crate::snapshot::limits::{Limits, MOST_CONNECTIONS};
 
@@ -39,6 +40,7 @@ pub struct Census {
     book: Mutex<Book>,
     /// Tells that a connection has left.
     left: Notify,
+    refusals: Refusals,
     logged: Mutex<[Logged; Limit::ALL.len()]>,
 }
 
@@ -114,6 +116,7 @@ impl Census {
             metrics,
             book: Mutex::default(),
             left: Notify::new(),
+            refusals: Refusals::default(),
             logged: Mutex::default(),
         }
     }
@@ -171,6 +174,11 @@ impl Census {
             number,
             entry,
         })
+    }
+
+    /// What is logged of handshakes that failed.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// How many connections may be open.

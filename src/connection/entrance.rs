@@ -50,7 +50,7 @@ pub async fn wait(
     };
     let failed = match said {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(handshake::Error::from(error)),
+        Ok(Err(error)) => Some(error),
         Err(_) => Some(handshake::Error::Timeout),
     };
     if let Some(error) = failed {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::census::Ticket;
+use super::census::{Address, Ticket};
 use super::standstill::{Progress, Seen};
 use super::{Arrival, Peer};
 use crate::http2::read_ahead::ReadAhead;
@@ -23,6 +25,9 @@ use crate::tls::{ALPN_H2, identity, verifier};
 /// of its HTTP/2 preface.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A fatal alert in a record of its own, as it is before there are keys (RFC 8446, 6; RFC 7301, 3.2).
+const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
+
 /// A connection with TLS.
 pub(super) type Secure = TlsStream<ReadAhead<Seen<TcpStream>>>;
 
@@ -31,6 +36,8 @@ pub(super) type Secure = TlsStream<ReadAhead<Seen<TcpStream>>>;
 pub(super) enum Error {
     #[error("the TLS handshake took more than 10 s")]
     Timeout,
+    #[error("the client closed the connection without a word")]
+    Wordless,
     #[error("{0}")]
     Tls(#[from] std::io::Error),
     #[error("the client did not offer HTTP/2 (ALPN `h2`)")]
@@ -92,7 +99,28 @@ pub(super) fn failed(shared: &Shared, address: SocketAddr, error: &Error) {
         .handshakes
         .with_label_values(&["failure", label(error)])
         .inc();
-    tracing::info!(target: "casgate::tls", peer = %address, %error, "handshake failed");
+    if matches!(error, Error::Wordless) {
+        // Somebody looks whether there is a listener: monitors and load balancers do.
+        tracing::debug!(target: "casgate::tls", peer = %address, %error, "no handshake");
+        return;
+    }
+    // Said here, and once: who verifies does not know whose it is, nor how many there were.
+    let certificate = verifier::take_refused();
+    if !shared.census.refusals().count(Address::of(address.ip()), label(error)) {
+        return;
+    }
+    match (error, certificate) {
+        (Error::Tls(_), Some(certificate)) => tracing::warn!(
+            target: "casgate::tls",
+            peer = %address,
+            subject = certificate.subject,
+            issuer = certificate.issuer,
+            serial = certificate.serial,
+            reason = certificate.reason,
+            "client certificate refused"
+        ),
+        _ => tracing::info!(target: "casgate::tls", peer = %address, %error, "handshake failed"),
+    }
 }
 
 /// The peer of a connection in the clear.
@@ -107,7 +135,14 @@ async fn handshake(
     listener: ListenerId,
     config: Arc<ServerConfig>,
 ) -> Result<(Box<Secure>, Peer), Error> {
-    let tls = TlsAcceptor::from(config).accept(ReadAhead::new(tcp)).await?;
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(tcp)).await?;
+    if hello.client_hello().alpn().is_none() {
+        // rustls goes on where a client offers nothing, and what it would speak is not known.
+        hello.io.write_all(&NO_APPLICATION_PROTOCOL).await?;
+        hello.io.shutdown().await?;
+        return Err(Error::NoAlpn);
+    }
+    let tls = hello.into_stream(config).await?;
     let session = tls.get_ref().1;
     if session.alpn_protocol() != Some(ALPN_H2) {
         return Err(Error::NoAlpn);
@@ -125,6 +160,7 @@ async fn handshake(
 fn label(error: &Error) -> &'static str {
     match error {
         Error::Timeout => "timeout",
+        Error::Wordless => "closed",
         Error::NoAlpn => "no-alpn",
         Error::Certificate => "unreadable-certificate",
         Error::Tls(io) => match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {

@@ -8,6 +8,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::census::Ticket;
+use super::handshake::Error;
 
 /// The longest ClientHello that is waited for, in bytes: with keys of post-quantum algorithms and a session ticket honest
 /// ones have 2 to 6 KiB.
@@ -44,17 +45,27 @@ enum Words {
 ///
 /// # Errors
 /// When the connection ends before that, or it does not come to an end.
-pub(super) async fn wait(tcp: &TcpStream, first: First, ticket: &Ticket) -> io::Result<()> {
+pub(super) async fn wait(tcp: &TcpStream, first: First, ticket: &Ticket) -> Result<(), Error> {
     let mut has_spoken = false;
+    let said = until_whole(tcp, first, || {
+        if !has_spoken {
+            has_spoken = true;
+            ticket.has_spoken();
+        }
+    });
+    match said.await {
+        Err(_) if !has_spoken => Err(Error::Wordless),
+        said => Ok(said?),
+    }
+}
+
+async fn until_whole(tcp: &TcpStream, first: First, mut has_part: impl FnMut()) -> io::Result<()> {
     loop {
         let ready = tcp.ready(Interest::READABLE).await?;
         let words = tcp.try_io(Interest::READABLE, || match peek(tcp, first)? {
             // More of it is an event, though this much was not taken.
             Words::Part => {
-                if !has_spoken {
-                    has_spoken = true;
-                    ticket.has_spoken();
-                }
+                has_part();
                 Err(io::ErrorKind::WouldBlock.into())
             }
             words => Ok(words),

@@ -14,6 +14,7 @@
 mod authorities;
 mod paths;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -468,6 +469,30 @@ fn earlier(end: i64, other: Option<i64>) -> i64 {
     other.map_or(end, |other| end.min(other))
 }
 
+/// A client certificate that was refused in a handshake, printable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Empty where it can't be read, as the next two are.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// As `casgate certs revoke` takes it.
+    pub serial: String,
+    /// Why, for people.
+    pub reason: String,
+}
+
+thread_local! {
+    /// What rustls does not pass on of its verifier: taken by whoever drives the handshake, on the same thread and in the
+    /// same step.
+    static REFUSED: Cell<Option<Refused>> = const { Cell::new(None) };
+}
+
+/// The client certificate for which the last handshake of this thread failed, once.
+pub fn take_refused() -> Option<Refused> {
+    REFUSED.take()
+}
+
 impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         self.mandatory
@@ -487,18 +512,19 @@ impl ClientCertVerifier for ClientVerifier {
         match self.verify(end_entity, intermediates, now) {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(error) => {
-                // The span of the connection adds the address.
-                match identity::read(end_entity) {
-                    Ok(certificate) => tracing::warn!(
-                        target: "casgate::tls",
-                        subject = printable(&certificate.subject),
-                        issuer = printable(&certificate.issuer),
-                        serial = certificate.serial,
-                        reason = %reason(&error),
-                        "client certificate refused"
-                    ),
-                    Err(_) => tracing::warn!(target: "casgate::tls", "client certificate refused: it can't be read"),
-                }
+                let refused = match identity::read(end_entity) {
+                    Ok(certificate) => Refused {
+                        subject: printable(&certificate.subject),
+                        issuer: printable(&certificate.issuer),
+                        serial: certificate.serial,
+                        reason: reason(&error),
+                    },
+                    Err(_) => Refused {
+                        reason: "it can't be read".to_owned(),
+                        ..Refused::default()
+                    },
+                };
+                REFUSED.set(Some(refused));
                 Err(error)
             }
         }

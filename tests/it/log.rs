@@ -8,8 +8,9 @@ use tokio::net::TcpStream;
 
 use crate::harness::backend::{Backend, silent, unary};
 use crate::harness::gate::{Config, Gate};
-use crate::harness::wire::Client;
-use crate::harness::{grpc, within};
+use crate::harness::pki::Authority;
+use crate::harness::wire::{Client, tls_config};
+use crate::harness::{grpc, until, within};
 
 /// How many calls are made at once.
 const AT_ONCE: usize = 500;
@@ -103,4 +104,63 @@ async fn no_line_is_lost_at_the_end() {
             "{line:?}"
         );
     }
+}
+
+/// Lines of the log about handshakes.
+fn of_tls(gate: &Gate) -> Vec<toml::Table> {
+    let is_tls = |line: &toml::Table| {
+        line.get("target")
+            .is_some_and(|text| text.as_str() == Some("casgate::tls"))
+    };
+    gate.log().into_iter().filter(is_tls).collect()
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_refused_leaves_one_line_and_many_of_an_address_a_few() {
+    let backend = Backend::start(unary);
+    let mut config = Config::to(&backend);
+    config.top.push_str("\nlog = { format = \"json\" }");
+    let gate = Gate::spawn(config).await;
+    let stranger = Authority::new("of somebody else").client("mallory");
+    let failed = || gate.scrape("casgate_tls_handshakes_total", &["result=\"failure\""]);
+    let refuse = async |times: usize| {
+        let before = failed();
+        for _ in 0..times {
+            let refused = Client::try_connect(&gate, tls_config(&gate, Some(&stranger))).await;
+            assert!(refused.is_err());
+        }
+        until("they are counted", || failed() >= before + times as f64).await;
+    };
+    refuse(1).await;
+    until("it is logged", || !of_tls(&gate).is_empty()).await;
+    let lines = of_tls(&gate);
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    let says = |key: &str, what: &str| {
+        line.get(key)
+            .and_then(|text| text.as_str()?.contains(what).then_some(()))
+    };
+    assert!(says("message", "client certificate refused").is_some(), "{line:?}");
+    assert!(
+        says("subject", "CN=mallory").is_some() && says("peer", "127.0.0.1:").is_some(),
+        "{line:?}"
+    );
+    assert!(
+        says("reason", "neither it nor its issuer stands in `client-ca`").is_some(),
+        "{line:?}"
+    );
+    // Who only looks whether somebody listens leaves none.
+    drop(TcpStream::connect(gate.address()).await.unwrap());
+    refuse(100).await;
+    // Another line, so that all before it were written.
+    let mut client = gate.client("reader").await;
+    assert_eq!(client.ask(Method::FindMissingBlobs, "").await.code(), Some(0));
+    let access = || {
+        let log = gate.log();
+        log.iter().any(|line| {
+            line.get("target")
+                .is_some_and(|text| text.as_str() == Some("casgate::access"))
+        })
+    };
+    until("the call is logged", access).await;
+    assert_eq!(of_tls(&gate).len(), 3, "{:?}", of_tls(&gate));
 }

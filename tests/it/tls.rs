@@ -305,7 +305,15 @@ async fn h2_is_chosen_among_the_names_of_grpc_and_needed() {
         (&["grpc-exp"], "no-alpn"),
         (&[], "no-alpn"),
     ] {
-        assert!(Client::try_connect(&gate, offer(names)).await.is_err(), "{names:?}");
+        // TLS 1.3 and 1.2 alike (RFC 7301, 3.2).
+        for version in [&TLS13, &TLS12] {
+            let builder = ClientConfig::builder_with_provider(provider());
+            let builder = builder.with_protocol_versions(&[version]).unwrap();
+            let mut config = with_credentials(builder, &gate, Some(&reader));
+            config.alpn_protocols = offer(names).alpn_protocols;
+            let error = connect_tls(&gate, config).await.map(drop).unwrap_err().to_string();
+            assert!(error.contains("NoApplicationProtocol"), "{names:?}: {error}");
+        }
         let label = format!("reason=\"{reason}\"");
         until("it is counted", || {
             gate.metric("casgate_tls_handshakes_total", &[&label]) > 0.0
