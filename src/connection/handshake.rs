@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use super::census::{Address, Ticket};
 use super::standstill::{Progress, Seen};
 use super::{Arrival, Peer};
-use crate::http2::read_ahead::ReadAhead;
+use crate::http2::read_ahead::{Bound, ReadAhead, TooMuch};
 use crate::live::Shared;
 use crate::metrics::{Action, Limit};
 use crate::policy::identity::Identity;
@@ -30,6 +30,13 @@ const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
 
 /// A connection with TLS.
 pub(super) type Secure = TlsStream<ReadAhead<Seen<TcpStream>>>;
+
+/// What is taken of a client before it is known: the longest ClientHello that is waited for, the longest chain, and what TLS
+/// and HTTP/2 put around them. Packets of 536 bytes, the smallest of the field, are some hundred.
+const MOST: Bound = Bound {
+    bytes: 56 << 10,
+    reads: 256,
+};
 
 /// A connection that did not come to HTTP/2.
 #[derive(Debug, thiserror::Error)]
@@ -135,14 +142,15 @@ async fn handshake(
     listener: ListenerId,
     config: Arc<ServerConfig>,
 ) -> Result<(Box<Secure>, Peer), Error> {
-    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::new(tcp)).await?;
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), ReadAhead::bounded(tcp, MOST)).await?;
     if hello.client_hello().alpn().is_none() {
         // rustls goes on where a client offers nothing, and what it would speak is not known.
         hello.io.write_all(&NO_APPLICATION_PROTOCOL).await?;
         hello.io.shutdown().await?;
         return Err(Error::NoAlpn);
     }
-    let tls = hello.into_stream(config).await?;
+    let mut tls = hello.into_stream(config).await?;
+    tls.get_mut().0.unbounded();
     let session = tls.get_ref().1;
     if session.alpn_protocol() != Some(ALPN_H2) {
         return Err(Error::NoAlpn);
@@ -163,8 +171,9 @@ fn label(error: &Error) -> &'static str {
         Error::Wordless => "closed",
         Error::NoAlpn => "no-alpn",
         Error::Certificate => "unreadable-certificate",
-        Error::Tls(io) => match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(error) => verifier::label(error),
+        Error::Tls(io) => match io.get_ref() {
+            Some(inner) if inner.is::<TooMuch>() => "too-long",
+            Some(inner) => inner.downcast_ref().map_or("closed", verifier::label),
             None => "closed",
         },
     }

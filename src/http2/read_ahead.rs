@@ -25,6 +25,18 @@ pub(crate) struct ReadAhead<IO> {
     io: IO,
     /// There while not all of it was taken.
     buffer: Option<Filled>,
+    /// What may still be taken; `None` for all that comes.
+    left: Option<Bound>,
+}
+
+/// How much may be taken of a peer that is not known yet. Whoever sends by the byte makes a system call of each, and whoever
+/// writes records of one byte makes rustls open thousands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// In so many bytes.
+    pub(crate) bytes: usize,
+    /// By so many reads.
+    pub(crate) reads: usize,
 }
 
 #[derive(Debug)]
@@ -36,7 +48,24 @@ struct Filled {
 
 impl<IO> ReadAhead<IO> {
     pub(crate) fn new(io: IO) -> ReadAhead<IO> {
-        ReadAhead { io, buffer: None }
+        ReadAhead {
+            io,
+            buffer: None,
+            left: None,
+        }
+    }
+
+    /// The same that ends with an error where more than this is taken.
+    pub(crate) fn bounded(io: IO, bound: Bound) -> ReadAhead<IO> {
+        ReadAhead {
+            left: Some(bound),
+            ..ReadAhead::new(io)
+        }
+    }
+
+    /// From now on all that comes may be taken.
+    pub(crate) fn unbounded(&mut self) {
+        self.left = None;
     }
 }
 
@@ -45,8 +74,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
         let this = self.get_mut();
         let mut filled = match this.buffer.take() {
             Some(filled) => filled,
-            None if to.remaining() >= SIZE => return Pin::new(&mut this.io).poll_read(cx, to),
+            None if to.remaining() >= SIZE && this.left.is_none() => return Pin::new(&mut this.io).poll_read(cx, to),
             None => {
+                if this.left.is_some_and(|left| left.reads == 0) {
+                    return Poll::Ready(Err(io::Error::other(TooMuch)));
+                }
                 let mut bytes = spare();
                 let mut read = ReadBuf::new(&mut bytes);
                 let poll = Pin::new(&mut this.io).poll_read(cx, &mut read);
@@ -55,12 +87,23 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
                     give_back(bytes);
                     return poll;
                 }
+                if let Some(left) = &mut this.left {
+                    left.reads -= 1;
+                }
                 Filled { bytes, taken: 0, end }
             }
         };
+        if this.left.is_some_and(|left| left.bytes == 0) {
+            give_back(filled.bytes);
+            return Poll::Ready(Err(io::Error::other(TooMuch)));
+        }
         let left = filled.bytes.get(filled.taken..filled.end).unwrap_or_default();
-        let part = left.get(..to.remaining().min(left.len())).unwrap_or_default();
+        let most = this.left.map_or(usize::MAX, |left| left.bytes);
+        let part = left.get(..to.remaining().min(left.len()).min(most)).unwrap_or_default();
         to.put_slice(part);
+        if let Some(left) = &mut this.left {
+            left.bytes -= part.len();
+        }
         filled.taken += part.len();
         if filled.taken < filled.end {
             this.buffer = Some(filled);
@@ -97,6 +140,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ReadAhead<IO> {
     }
 }
 
+/// More came than is taken of a peer that is not known yet.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it sends more, or in smaller pieces, than a handshake takes")]
+pub(crate) struct TooMuch;
+
 fn spare() -> Box<[u8]> {
     let spare = SPARES.with_borrow_mut(Vec::pop);
     spare.unwrap_or_else(|| vec![0; SIZE].into_boxed_slice())
@@ -113,6 +161,8 @@ fn give_back(bytes: Box<[u8]>) {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::collections::VecDeque;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -138,5 +188,42 @@ mod tests {
         }
         assert!(got == sent, "{} bytes of {}", got.len(), sent.len());
         assert!(ahead.buffer.is_none());
+    }
+
+    /// Gives so many bytes at each read.
+    struct Pieces(VecDeque<usize>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            to.put_slice(&vec![0; self.0.pop_front().unwrap_or_default()]);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_bounded_fails_with_the_first_byte_or_read_too_many() {
+        let bound = Bound { bytes: 5000, reads: 3 };
+        for (pieces, expected) in [
+            (&[5000][..], Ok(5000)),
+            (&[5001], Err(5000)),
+            (&[4999, 2], Err(5000)),
+            (&[1, 1], Ok(2)),
+            (&[1, 1, 1, 1], Err(3)),
+        ] {
+            let mut ahead = ReadAhead::bounded(Pieces(pieces.iter().copied().collect()), bound);
+            let (mut piece, mut got) = ([0; 4096], 0);
+            let read = loop {
+                match ahead.read(&mut piece).await {
+                    Ok(0) => break Ok(got),
+                    Ok(length) => got += length,
+                    Err(_) => break Err(got),
+                }
+            };
+            assert_eq!(read, expected, "{pieces:?}");
+        }
+        let mut ahead = ReadAhead::bounded(Pieces([5000, 5000].into()), bound);
+        ahead.unbounded();
+        let mut all = Vec::new();
+        assert_eq!(ahead.read_to_end(&mut all).await.unwrap(), 10_000);
     }
 }

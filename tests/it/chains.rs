@@ -1,14 +1,19 @@
 //! Chains of certificates: how much work they may be, and who vouches for what comes over them.
 
+use casgate::policy::method::Method;
 use casgate::tls::lists::Terms;
+use casgate::tls::provider;
 use casgate::tls::verifier::{Accepted, ClientVerifier, Trusted, reason};
 use rcgen::CustomExtension;
+use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::version::{TLS12, TLS13};
 
 use crate::harness::backend::{Backend, unary};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::pki::{Authority, Credentials};
-use casgate::policy::method::Method;
+use crate::harness::until;
+use crate::harness::wire::{Client, with_credentials};
 
 fn verifier(trust: &[(&Credentials, Option<&str>)]) -> ClientVerifier {
     let trusted = trust.iter().map(|(credentials, name)| Trusted {
@@ -181,4 +186,35 @@ async fn a_deny_by_issuer_is_not_dodged_by_what_is_shown() {
     }
     assert_eq!(backend.streams(), 0);
     assert_eq!(ask(&build.client("ci")).await, Some(0));
+}
+
+#[tokio::test]
+async fn what_is_shown_in_a_handshake_is_counted_before_it_is_read() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let reader = gate.config.authority.client("reader");
+    let junk = |count: usize, bytes: usize| vec![CertificateDer::from(vec![0; bytes]); count];
+    for (shown, reason) in [
+        (junk(7, 4000), None),
+        (junk(8, 100), Some("chain-too-long")),
+        (junk(4, 8200), Some("chain-too-long")),
+        // What is put around a chain counts as well, and before all of it is there.
+        (junk(4, 15_000), Some("too-long")),
+    ] {
+        let credentials = reader.copy().shown_with(&shown);
+        for version in [&TLS12, &TLS13] {
+            let config = ClientConfig::builder_with_provider(provider());
+            let config = config.with_protocol_versions(&[version]).unwrap();
+            let config = with_credentials(config, &gate, Some(&credentials));
+            let label = reason.map(|reason| format!("reason=\"{reason}\"")).unwrap_or_default();
+            let count = || gate.metric("casgate_tls_handshakes_total", &["result=\"failure\"", &label]);
+            let before = count();
+            let client = Client::try_connect(&gate, config).await;
+            assert_eq!(client.is_ok(), reason.is_none(), "{version:?} {reason:?}");
+            if reason.is_some() {
+                until("it is counted", || count() > before).await;
+            }
+        }
+    }
+    assert_eq!(backend.streams(), 0);
 }
