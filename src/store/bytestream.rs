@@ -90,7 +90,11 @@ impl ByteStream for Cache {
             if message.finish_write {
                 break;
             }
-            let next = messages.message().await?;
+            let next = tokio::select! {
+                biased;
+                next = messages.message() => next?,
+                () = session.revoked() => return Err(Fault::NoRoom.into()),
+            };
             let committed = session.committed();
             message = next.ok_or(Fault::Unfinished { committed })?;
         }

@@ -248,9 +248,16 @@ fn claim(directory: &Path) -> io::Result<Claim> {
     })
 }
 
-/// Removes unfinished files below `directory` that were last written before `before`. The object
-/// store writes `NAME#1` and renames it to `NAME`; it neither lists nor reads such files.
+/// Removes unfinished files below `directory` that were last written before `before`, and the folders of objects that are
+/// empty. The object store writes `NAME#1` and renames it to `NAME`; it neither lists nor reads such files.
 pub(super) fn sweep(directory: &Path, before: SystemTime) {
+    sweep_within(directory, before, false);
+}
+
+/// The folders that objects are in, by kind.
+pub(super) const KINDS: [&str; 3] = ["ac", "asset", "cas"];
+
+fn sweep_within(directory: &Path, before: SystemTime, is_of_objects: bool) {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) => {
@@ -266,7 +273,12 @@ pub(super) fn sweep(directory: &Path, before: SystemTime) {
             continue;
         };
         if kind.is_dir() {
-            sweep(&entry.path(), before);
+            let is_of_objects = is_of_objects || KINDS.iter().any(|kind| entry.file_name() == *kind);
+            sweep_within(&entry.path(), before, is_of_objects);
+            if is_of_objects {
+                // Most are not empty. Who makes an object there at the same time makes the folder anew.
+                let _stays = fs::remove_dir(entry.path());
+            }
         } else if kind.is_file() && is_unfinished(&entry.file_name().to_string_lossy()) {
             let written = entry.metadata().and_then(|metadata| metadata.modified());
             if written.is_ok_and(|written| written < before) {

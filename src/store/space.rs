@@ -150,6 +150,8 @@ pub(super) struct Space {
     turnover: AtomicU64,
     /// Wakes who waits for room, or for an object that leaves.
     left: Notify,
+    /// How often the quota was lowered, and wakes who must look whether it fits in still.
+    lowered: (AtomicU64, Notify),
     begun: (Instant, u64),
     /// Where room is made.
     housekeeping: Sender<Task>,
@@ -188,6 +190,7 @@ impl Space {
             removed_until: AtomicU64::new(0),
             turnover: AtomicU64::new(0),
             left: Notify::new(),
+            lowered: (AtomicU64::new(0), Notify::new()),
             begun: (Instant::now(), millis(since)),
             housekeeping,
             asked: AtomicBool::new(false),
@@ -207,6 +210,10 @@ impl Space {
         meters.quota.add(gauge(new) - gauge(old));
         let begins = quota.is_some() && !self.indexed.swap(true, Ordering::AcqRel);
         self.left.notify_waiters();
+        if new < old {
+            self.lowered.0.fetch_add(1, Ordering::AcqRel);
+            self.lowered.1.notify_waiters();
+        }
         if old != new && !self.asked.swap(true, Ordering::AcqRel) {
             // Interrupted uploads may have to go at once. Fails only when the store is about to end.
             let _ended = self.housekeeping.send(Task::Evict);

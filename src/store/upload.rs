@@ -93,6 +93,15 @@ impl Upload {
         self.room.as_ref().map_or(0, Room::caller)
     }
 
+    /// Comes to its end when the store has become too small for it: it is over then. May be cancelled.
+    pub(super) async fn revoked(&mut self) {
+        match &mut self.room {
+            Some(room) => room.revoked().await,
+            None => std::future::pending().await,
+        }
+        self.state.broken = true;
+    }
+
     /// Whether more bytes can make a blob of it.
     pub(super) fn is_usable(&self) -> bool {
         !self.state.broken

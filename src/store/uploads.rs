@@ -240,6 +240,14 @@ impl Session {
         Ok(())
     }
 
+    /// Comes to its end when the store has become too small for it. May be cancelled.
+    pub(super) async fn revoked(&mut self) {
+        match &mut self.upload {
+            Some(upload) => upload.revoked().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Makes the blob visible.
     ///
     /// # Errors

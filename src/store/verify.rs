@@ -114,7 +114,7 @@ enum Checked {
 
 /// Visits every regular file of the kinds that a store has, folder by folder.
 fn walk(root: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<()>) -> io::Result<()> {
-    let mut folders = ["asset", "ac", "cas"].map(|kind| root.join(kind)).to_vec();
+    let mut folders = super::location::KINDS.map(|kind| root.join(kind)).to_vec();
     while let Some(folder) = folders.pop() {
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,

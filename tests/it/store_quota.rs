@@ -46,6 +46,12 @@ fn each_mistake_is_told_with_its_key() {
             ),
             "backends.y.quota: is not that of backend `x`, which has the same store",
         ),
+        (
+            format!(
+                "{store}quota = \"1GiB\"\n[backends.y]\nstore = \"file:./store/\"\nquota = \"2GiB\"\n[[routes]]\nservices = [\"cas\"]\nbackend = \"x\"\n"
+            ),
+            "backends.y.quota: is not that of backend `x`, which has the same store",
+        ),
     ] {
         let (good, text) = check(&backends);
         assert!(!good && text.contains(told), "{backends}{text}");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use object_store::path::Path;
 
@@ -36,6 +36,7 @@ pub(in crate::store) fn evict<E: std::fmt::Display>(
     space.asked.store(false, Ordering::Release);
     let mut evicted = Evicted::default();
     space.trim_uploads();
+    space.wait_for_revoked();
     let taken = space.taken().saturating_add(space.wanted.swap(0, Ordering::AcqRel));
     if taken <= part(space.quota(), super::HIGH) {
         return evicted;
@@ -48,6 +49,19 @@ pub(in crate::store) fn evict<E: std::fmt::Display>(
         evicted.short = short.saturating_sub(space.give_up(None, Duration::ZERO, short));
     }
     evicted
+}
+
+/// How long uploads that a lowered quota is too small for may take to end.
+const REVOKING: Duration = Duration::from_secs(2);
+
+impl Space {
+    /// Waits until no more is arriving than may be, so that nothing goes for what has no room in any case.
+    fn wait_for_revoked(&self) {
+        let end = Instant::now() + REVOKING;
+        while self.arriving.load(Ordering::Acquire) > part(self.quota(), super::ARRIVALS.all) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 fn evict_objects<E: std::fmt::Display>(

@@ -30,6 +30,8 @@ impl Space {
     pub(in crate::store) fn condemn(self: &Arc<Self>, path: &Path) -> Option<Leaving> {
         let key = self.places.key(path)?;
         let bytes = self.shard(&key).condemn(key)?;
+        // Who relies on what was used before must look again.
+        self.removed_until.fetch_max(self.now(), Ordering::AcqRel);
         Some(self.leaving(key, bytes))
     }
 

@@ -20,6 +20,8 @@ pub(in crate::store) struct Room {
     announced: u64,
     /// Of the quota: what has come.
     bytes: u64,
+    /// How often the quota had been lowered when the share was taken.
+    lowered: u64,
 }
 
 impl Space {
@@ -30,6 +32,7 @@ impl Space {
             caller: Behalf::current().caller,
             announced: 0,
             bytes: 0,
+            lowered: self.lowered.0.load(Ordering::Acquire),
         }
     }
 
@@ -94,6 +97,27 @@ impl Room {
             taken
         };
         self.wait(take).await
+    }
+
+    /// Comes to its end when the quota was lowered, and what was announced is more than a share of it now. May be cancelled.
+    pub(in crate::store) async fn revoked(&mut self) {
+        let space = Arc::clone(&self.space);
+        let (times, wakes) = &space.lowered;
+        loop {
+            let lowered = wakes.notified();
+            let mut lowered = std::pin::pin!(lowered);
+            lowered.as_mut().enable();
+            let now = times.load(Ordering::Acquire);
+            if self.lowered != now {
+                self.lowered = now;
+                space.arrivals.give_back(self.caller, self.announced);
+                if !space.arrivals.take(self.caller, self.announced, space.quota()) {
+                    self.announced = 0;
+                    return;
+                }
+            }
+            lowered.await;
+        }
     }
 
     async fn wait(&mut self, take: impl Fn(&mut Self) -> bool) -> Result<(), NoRoom> {

@@ -74,13 +74,19 @@ async fn unfinished_uploads_of_one_caller_leave_others_what_they_use_and_room_to
 
 #[tokio::test]
 async fn a_caller_whose_own_interrupted_uploads_fill_its_share_can_still_push() {
-    let mut limited = Limited::in_file(SHORT).await;
+    let mut limited = Limited::in_file(Waits {
+        patience: SHORT.patience,
+        ..Waits::default()
+    })
+    .await;
     for number in 0..4_u8 {
-        let mut data = noise(MIB);
+        let mut data = noise(3 * MIB);
         data[0] = number;
-        let mut half = pieces(&upload_name("u", &digest(&data)), &data[..], 0, MIB / 4);
-        half.pop();
-        assert!(limited.remote.write(half).await.is_err());
+        let mut part = pieces(&upload_name("u", &digest(&data)), &data, 0, MIB / 4);
+        part.truncate(2);
+        // It breaks off, and is not refused.
+        let error = limited.remote.write(part).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
     }
     for number in 0..4 {
         limited.push(number).await;
@@ -210,24 +216,65 @@ async fn what_somebody_was_told_to_be_here_stays_as_long_as_what_was_stored() {
 
 #[tokio::test]
 async fn a_lowered_quota_takes_interrupted_uploads_first() {
+    // More than interrupted uploads may have, and more than there is room for.
+    for len in [6 * MIB, 12 * MIB] {
+        let mut limited = Limited::in_file(SHORT).await;
+        limited
+            .store
+            .limit(Some(8 * QUOTA as u64), limited.meters.clone(), SHORT);
+        limited.fill(0..5).await;
+        let data = noise(len);
+        let mut half = pieces(&upload_name("u", &digest(&data)), &data, 0, MIB);
+        half.pop();
+        assert!(limited.remote.write(half).await.is_err());
+        eventually(|| !unfinished(limited.folder.path()).is_empty()).await;
+
+        limited.store.limit(Some(QUOTA as u64), limited.meters.clone(), SHORT);
+        eventually(|| unfinished(limited.folder.path()).is_empty()).await;
+        limited.fill(5..8).await;
+        for number in 0..8 {
+            assert!(limited.remote.holds(&digest(&blob(number))).await, "{number}");
+        }
+        assert_eq!(limited.meters.evicted.get(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_lowered_quota_ends_uploads_that_it_is_too_small_for() {
     let mut limited = Limited::in_file(SHORT).await;
     limited
         .store
         .limit(Some(8 * QUOTA as u64), limited.meters.clone(), SHORT);
-    limited.fill(0..5).await;
-    let data = noise(12 * MIB);
-    let mut half = pieces(&upload_name("u", &digest(&data)), &data, 0, MIB);
-    half.pop();
-    assert!(limited.remote.write(half).await.is_err());
-    eventually(|| !unfinished(limited.folder.path()).is_empty()).await;
-
+    limited.fill(0..8).await;
+    let mut open = Vec::new();
+    for (number, len) in [(0, 9 * MIB), (1, 5 * MIB / 2), (2, 5 * MIB / 2)] {
+        let mut data = noise(len);
+        data[0] = number;
+        open.push(begin(&limited.remote, &number.to_string(), &data).await);
+    }
     limited.store.limit(Some(QUOTA as u64), limited.meters.clone(), SHORT);
-    eventually(|| unfinished(limited.folder.path()).is_empty()).await;
-    limited.fill(5..8).await;
-    for number in 0..8 {
+    // The one that is too large ends at once, and takes nothing with it.
+    let status = (&mut open[0].call).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    limited.push(8).await;
+    for number in 0..9 {
         assert!(limited.remote.holds(&digest(&blob(number))).await, "{number}");
     }
     assert_eq!(limited.meters.evicted.get(), 0);
+    // Of the others, one has a share.
+    eventually(|| open[1..].iter().any(|open| open.call.is_finished())).await;
+    assert!(open[1..].iter().any(|open| !open.call.is_finished()));
+}
+
+#[tokio::test]
+async fn folders_that_a_crash_left_empty_are_removed_and_those_of_others_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (left, others) = (folder.path().join("cas/main/ab"), folder.path().join("lost+found/x"));
+    fs::create_dir_all(&left).unwrap();
+    fs::create_dir_all(&others).unwrap();
+    let _store = Store::open(&format!("file:{}", folder.path().display())).await.unwrap();
+    eventually(|| !folder.path().join("cas").exists()).await;
+    assert!(others.exists());
 }
 
 #[tokio::test]
