@@ -1,6 +1,7 @@
 //! One connection of a client: TLS under a deadline, then HTTP/2, then a task for each call.
 
 mod account;
+mod blocks;
 mod budget;
 mod caller;
 mod census;
@@ -175,7 +176,7 @@ async fn http2<O: Outbox>(
     match ticket.unless_told_to_leave(preface).await {
         None => {}
         Some(Ok(Ok(connection))) => {
-            let watched = (breaches, Standstill::new(progress));
+            let watched = (breaches, progress);
             run(shared, caller, connection, &gather, watched, &ticket).await;
         }
         Some(Ok(Err(error))) => tracing::info!(target: "casgate::connection", %error, "no HTTP/2"),
@@ -189,7 +190,7 @@ async fn run<O: Outbox>(
     caller: Arc<Caller>,
     mut connection: Box<Http2<O>>,
     gather: &Gather<O>,
-    (breaches, mut standstill): (Breaches, Standstill),
+    (breaches, progress): (Breaches, Arc<Progress>),
     ticket: &Ticket,
 ) {
     let mut generation = shared.generation.subscribe();
@@ -216,6 +217,7 @@ async fn run<O: Outbox>(
             drop(open);
         }));
     };
+    let mut standstill = Standstill::new(Arc::clone(&progress));
     let breach = breaches.found();
     tokio::pin!(silent, idle, expired, breach);
     loop {
@@ -226,7 +228,7 @@ async fn run<O: Outbox>(
             biased;
             // First: what the client is told of it is written with the rest.
             () = window.wanted() => window.grow(&mut connection),
-            ended = poll_fn(|cx| poll_calls(&mut connection, gather, &caller, cx, begin)) => {
+            ended = poll_fn(|cx| poll_calls(&mut connection, gather, (&caller, &progress), cx, begin)) => {
                 if let Some(error) = ended {
                     tracing::debug!(target: "casgate::connection", %error, "connection ended");
                     if error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
@@ -235,6 +237,12 @@ async fn run<O: Outbox>(
                 }
                 return;
             },
+            // A header block was not read that later ones build on. Calls that run go on.
+            () = poll_fn(|_| progress.poll_out_of_step()), if !is_draining => {
+                cut_off(&caller, ticket, Limit::HeaderList, "a header block of more than 60 KiB was not read");
+                is_draining = true;
+                connection.graceful_shutdown();
+            }
             Ok(()) = generation.changed() => {
                 let view = caller.view();
                 caller.recheck();
@@ -337,7 +345,7 @@ async fn close<O: Outbox>(connection: &mut Http2<O>, gather: &Gather<O>, reason:
 fn poll_calls<O: Outbox>(
     connection: &mut Http2<O>,
     gather: &Gather<O>,
-    caller: &Caller,
+    (caller, progress): (&Caller, &Progress),
     cx: &mut Context<'_>,
     begin: impl Fn(Call),
 ) -> Poll<Option<h2::Error>> {
@@ -349,7 +357,13 @@ fn poll_calls<O: Outbox>(
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(error)),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if progress.has_taken_all() {
+                    // More may be read now.
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
         };
         // What can't be written is an error that reading meets, too.
         caller.set_behind(gather.poll_flush_all(cx).is_pending());

@@ -22,8 +22,10 @@ pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const MAX_FRAME_SIZE: u32 = 64 * 1024;
 /// Bytes of one stream that may wait to be written.
 pub(crate) const MAX_SEND_BUFFER: usize = 512 * 1024;
-/// Largest header list, in bytes as RFC 9113, 6.5.2 counts them.
-pub(crate) const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// Largest header list of a request that h2 reads, in bytes as RFC 9113, 6.5.2 counts them. More than what the longest block
+/// says (see `connection::blocks`), even in Huffman code, so that h2 does not answer with HTTP 431; far less is served (see
+/// `proxy::headers`).
+pub(crate) const MAX_HEADER_LIST: u32 = 128 * 1024;
 
 /// Sets what a TCP connection is to have, or a socket that connections come from: small frames go at once, and a peer that is
 /// gone is noticed while nothing is sent.

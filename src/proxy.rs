@@ -69,6 +69,10 @@ pub async fn handle(caller: Arc<Caller>, request: Request<RecvStream>, respond: 
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
     let method = Method::from_path(path);
     let mut record = Record::new(&caller, method, path);
+    if let Err(rejection) = headers::check_size(&request) {
+        answer.reject(&rejection, record.id());
+        return record.rejected(&rejection);
+    }
     // What is kept of it: a call moves and holds all that it is given.
     let (Parts { headers, .. }, body) = request.into_parts();
     match try_handle(&caller, method, headers, body, &mut answer, &mut record).await {

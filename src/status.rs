@@ -136,6 +136,13 @@ pub enum Rejection {
     /// A watch of the health whose connection did nothing else for too long.
     #[error("this connection is closed, since it has done nothing for long: watch again on another one")]
     Idle,
+    /// The request has more metadata than is taken. Not RESOURCE_EXHAUSTED, which other servers use for it: BuildStream takes
+    /// that for a cache that is full, or for a blob that is there already; and to try again does not help.
+    #[error("the metadata of this call (HTTP/2 header fields) has more than 16 KiB: send shorter headers or tokens")]
+    LargeHeaders,
+    /// The fields of the request build on others that were too large to be read.
+    #[error("the metadata of an earlier call was too large, and this connection is closed for it: call again")]
+    UnreadableHeaders,
     /// The client reset the stream or closed the connection.
     #[error("the client cancelled the call")]
     Cancelled,
@@ -189,12 +196,14 @@ impl Rejection {
             | Rejection::Unreadable(_)
             | Rejection::Instance(_)
             | Rejection::Resource(_)
+            | Rejection::LargeHeaders
             | Rejection::Reference(_) => Code::InvalidArgument,
             Rejection::TooLarge(_) => Code::Unknown,
             // Never RESOURCE_EXHAUSTED: BuildStream takes that for a cache that is full, or for a blob that is there already.
             Rejection::Unavailable { .. }
             | Rejection::Audit(_)
             | Rejection::Limited(..)
+            | Rejection::UnreadableHeaders
             | Rejection::Idle
             | Rejection::Memory => Code::Unavailable,
             Rejection::NotGrpc { code, .. } => *code,
@@ -233,6 +242,8 @@ impl Rejection {
             Rejection::Limited(_, Excess::CallsOfCertificate, _) => "over-calls-per-certificate",
             Rejection::Limited(_, Excess::Watches, _) => "over-watches",
             Rejection::Idle => "idle",
+            Rejection::LargeHeaders => "large-headers",
+            Rejection::UnreadableHeaders => "unreadable-headers",
             Rejection::Memory => "over-memory",
             Rejection::Stalled => "stalled",
             Rejection::Silent => "silent",

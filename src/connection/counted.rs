@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::account::Account;
+use super::blocks::Blocks;
 use super::caller::Caller;
 use super::standstill::{Midway, Progress};
 use crate::http2::heads::{self, Head, Heads};
@@ -36,6 +37,8 @@ pub(super) struct Counted<IO> {
     last: Option<Head>,
     /// Whether a header block has begun whose end is not there.
     in_block: bool,
+    /// What goes on to h2.
+    blocks: Blocks,
     /// Frames of the client, those of a header block as one; and bytes.
     frames: u32,
     bytes: u64,
@@ -71,6 +74,7 @@ impl<IO> Counted<IO> {
             newest: 0,
             last: None,
             in_block: false,
+            blocks: Blocks::new(),
             frames: 0,
             bytes: 0,
             progress,
@@ -88,6 +92,7 @@ impl<IO> Counted<IO> {
             last,
             in_block,
             frames,
+            progress,
             ..
         } = self;
         let (mut beyond, mut is_reused) = (None, false);
@@ -98,8 +103,12 @@ impl<IO> Counted<IO> {
             }
             *last = Some(head);
             match head.kind {
-                heads::CONTINUATION => *in_block &= !head.has(heads::END_HEADERS),
+                heads::CONTINUATION => {
+                    progress.count_blocks(head.length);
+                    *in_block &= !head.has(heads::END_HEADERS);
+                }
                 heads::HEADERS => {
+                    progress.count_blocks(head.length);
                     *frames = frames.wrapping_add(1);
                     *in_block = !head.has(heads::END_HEADERS);
                     is_reused |= head.stream <= *newest && !head.has(heads::END_STREAM);
@@ -125,6 +134,22 @@ impl<IO> Counted<IO> {
             let _ended = tell.send(breach);
         }
         false
+    }
+
+    /// Gives what was put together of what came before; false where there is nothing.
+    fn give(&mut self, to: &mut ReadBuf<'_>) -> bool {
+        let ready = self.blocks.ready();
+        if ready.is_empty() {
+            return false;
+        }
+        let length = ready.len().min(to.remaining());
+        to.put_slice(ready.get(..length).unwrap_or_default());
+        if length < ready.len() {
+            ready.drain(..length);
+        } else {
+            *ready = Vec::new();
+        }
+        true
     }
 
     /// Where the client is waited for.
@@ -163,16 +188,38 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
             return Poll::Pending;
         }
         let before = to.filled().len();
-        let poll = Pin::new(&mut this.io).poll_read(cx, to);
-        if poll.is_pending() {
-            this.progress.waits(this.midway(), this.frames, this.bytes);
-            return Poll::Pending;
+        loop {
+            if this.give(to) {
+                return Poll::Ready(Ok(()));
+            }
+            if this.progress.count_blocks(0) {
+                // Whoever takes the calls wakes the task.
+                this.progress.waits(Midway::No, this.frames, this.bytes);
+                return Poll::Pending;
+            }
+            let poll = Pin::new(&mut this.io).poll_read(cx, to);
+            let bytes = to.filled().get(before..).unwrap_or_default();
+            if poll.is_pending() {
+                this.progress.waits(this.midway(), this.frames, this.bytes);
+                return Poll::Pending;
+            }
+            if bytes.is_empty() {
+                // An error, or the end.
+                return poll;
+            }
+            if !this.count(bytes) {
+                to.set_filled(before);
+                return Poll::Pending;
+            }
+            let passed = this.blocks.pass(bytes);
+            if this.blocks.is_out_of_step() {
+                this.progress.is_out_of_step();
+            }
+            to.set_filled(before + passed);
+            if passed > 0 {
+                return poll;
+            }
         }
-        if !this.count(to.filled().get(before..).unwrap_or_default()) {
-            to.set_filled(before);
-            return Poll::Pending;
-        }
-        poll
     }
 }
 

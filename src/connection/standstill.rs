@@ -8,7 +8,7 @@ mod records;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ pub(super) use records::Seen;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes in this time that are progress in a DATA frame or a TLS record. All else is short, and must be whole by then.
 const LEAST: u64 = 1024;
+/// Bytes of header blocks that are read before their calls are taken: h2 makes up to a hundred times as much of them, and an
+/// honest client does not call a thousand times at once.
+const MOST_BLOCKS: usize = 64 * 1024;
 
 /// What a connection is in the middle of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +48,9 @@ pub(super) struct Progress {
     in_record: AtomicU8,
     /// Bytes of TLS records.
     encrypted: AtomicU64,
+    /// Bytes of header blocks since all calls were taken that had come.
+    blocks: AtomicUsize,
+    is_out_of_step: AtomicBool,
 }
 
 /// Progress at a time.
@@ -74,7 +80,34 @@ impl Progress {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// The same of TLS records.
+    /// Counts header blocks; whether calls should be taken before more is read.
+    pub(super) fn count_blocks(&self, bytes: usize) -> bool {
+        let blocks = self.blocks.load(Ordering::Relaxed) + bytes;
+        self.blocks.store(blocks, Ordering::Relaxed);
+        blocks > MOST_BLOCKS
+    }
+
+    /// Notes that all calls were taken that had come; whether reading waits for it.
+    pub(super) fn has_taken_all(&self) -> bool {
+        let blocks = self.blocks.load(Ordering::Relaxed);
+        self.blocks.store(0, Ordering::Relaxed);
+        blocks > MOST_BLOCKS
+    }
+
+    /// Notes that header blocks can't be read any more.
+    pub(super) fn is_out_of_step(&self) {
+        self.is_out_of_step.store(true, Ordering::Relaxed);
+    }
+
+    /// Ready when header blocks can't be read any more. Nobody is woken for it.
+    pub(super) fn poll_out_of_step(&self) -> Poll<()> {
+        match self.is_out_of_step.load(Ordering::Relaxed) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Notes where the reading of TLS records waits.
     fn waits_for_record(&self, in_record: bool, encrypted: u64) {
         self.in_record.store(u8::from(in_record), Ordering::Relaxed);
         self.encrypted.store(encrypted, Ordering::Relaxed);

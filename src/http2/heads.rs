@@ -1,7 +1,7 @@
 //! The heads of HTTP/2 frames (RFC 9113, 4.1) in a stream of bytes: nothing is kept of it but a head that has begun.
 
 /// What a client sends before its first frame (RFC 9113, 3.4), in bytes.
-const PREFACE: usize = 24;
+pub(crate) const PREFACE: usize = 24;
 /// A head, in bytes.
 const HEAD: usize = 9;
 /// The head of RST_STREAM and the reason that follows it (RFC 9113, 6.4).
@@ -26,6 +26,8 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 /// Of DATA and HEADERS: up to 255 bytes of the frame, and the one that says how many, are no payload (RFC 9113, 6.1).
 pub(crate) const PADDED: u8 = 8;
+/// Of HEADERS: a dependency comes before the fields (RFC 9113, 6.2, where this flag is named PRIORITY).
+pub(crate) const PRIORITY_FIELDS: u8 = 0x20;
 
 /// What a frame says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

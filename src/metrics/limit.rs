@@ -23,6 +23,8 @@ pub enum Limit {
     ControlFrames,
     /// What h2 limits by itself: headers, small frames, streams that must be reset.
     Http2,
+    /// Metadata of calls.
+    HeaderList,
     /// Clients that stand still in the middle of a frame.
     Standstill,
     /// `limits.stall-timeout`
@@ -56,7 +58,7 @@ pub enum Action {
 
 impl Limit {
     /// All of them, in order.
-    pub const ALL: [Limit; 17] = [
+    pub const ALL: [Limit; 18] = [
         Limit::Connections,
         Limit::ConnectionsPerAddress,
         Limit::Strangers,
@@ -66,6 +68,7 @@ impl Limit {
         Limit::Resets,
         Limit::ControlFrames,
         Limit::Http2,
+        Limit::HeaderList,
         Limit::Standstill,
         Limit::StallTimeout,
         Limit::Rate,
@@ -88,6 +91,7 @@ impl Limit {
             Limit::Resets => "resets",
             Limit::ControlFrames => "control-frames",
             Limit::Http2 => "http2",
+            Limit::HeaderList => "header-list",
             Limit::Standstill => "standstill",
             Limit::StallTimeout => "stall-timeout",
             Limit::Rate => "rate",

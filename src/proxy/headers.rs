@@ -6,6 +6,20 @@
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
 use http::{Method as HttpMethod, Request};
 
+use crate::status::Rejection;
+
+/// The most metadata of a request, in bytes as RFC 9113, 6.5.2 counts header fields.
+const LARGEST: usize = 16 * 1024;
+/// What `:method`, `:scheme`, `:path` and `:authority` have of that besides the values of the last two.
+const PSEUDO: usize = 4 * 32 + ":method:scheme:path:authority".len() + "POSThttps".len();
+/// The field by which a call is known that is to be refused for its header block: the connection puts it in the place of one
+/// that it did not read. A client that sends it is refused as well.
+pub const MARK: &str = "casgate-header-block";
+/// Its value for a block that is too large.
+pub const TOO_LARGE: &str = "too-large";
+/// Its value for one behind that, whose fields can't be known.
+pub const UNREADABLE: &str = "unreadable";
+
 /// Why a request is no gRPC request, with the HTTP status that the gRPC protocol wants for it
 /// (grpc PROTOCOL-HTTP2, "Requests": a server that is no gRPC server for the content type answers 415).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +43,28 @@ pub fn check_grpc<T>(request: &Request<T>) -> Result<(), NotGrpc> {
         (Some(value), None) if is_grpc(value) => Ok(()),
         _ => Err(NotGrpc::ContentType),
     }
+}
+
+/// Checks that a request has no more metadata than is taken.
+///
+/// # Errors
+/// What the client is told.
+pub fn check_size<T>(request: &Request<T>) -> Result<(), Rejection> {
+    if let Some(mark) = request.headers().get(MARK) {
+        return Err(match mark.as_bytes() == UNREADABLE.as_bytes() {
+            true => Rejection::UnreadableHeaders,
+            false => Rejection::LargeHeaders,
+        });
+    }
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let fields = request.headers().iter();
+    let size: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    if PSEUDO + path + authority + size > LARGEST {
+        return Err(Rejection::LargeHeaders);
+    }
+    Ok(())
 }
 
 /// Whether a content type is `application/grpc`, alone, with `+proto` or with parameters. With another format a backend
@@ -222,6 +258,26 @@ mod tests {
         for_upstream(&mut headers, &[HeaderName::from_static("x-team")]);
         for name in names {
             assert!(headers.contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_counted_with_the_path_and_a_mark_is_refused() {
+        let request = |bytes: usize| {
+            let request =
+                Request::post("https://localhost/build.bazel.remote.execution.v2.Capabilities/GetCapabilities");
+            request.header("x", "y".repeat(bytes)).body(()).unwrap_or_default()
+        };
+        let beside = PSEUDO + "localhost/build.bazel.remote.execution.v2.Capabilities/GetCapabilities".len() + 33;
+        assert_eq!(check_size(&request(LARGEST - beside)), Ok(()));
+        assert_eq!(check_size(&request(LARGEST - beside + 1)), Err(Rejection::LargeHeaders));
+        for (mark, rejection) in [
+            (TOO_LARGE, Rejection::LargeHeaders),
+            ("anything", Rejection::LargeHeaders),
+            (UNREADABLE, Rejection::UnreadableHeaders),
+        ] {
+            let marked = Request::post("/").header(MARK, mark).body(()).unwrap_or_default();
+            assert_eq!(check_size(&marked), Err(rejection));
         }
     }
 

@@ -167,6 +167,9 @@ impl Record {
         let metrics = &self.caller.shared.metrics;
         let calls = self.caller.calls();
         match rejection {
+            Rejection::LargeHeaders | Rejection::UnreadableHeaders => {
+                self.caller.shared.census.count(Limit::HeaderList, Action::Refused);
+            }
             Rejection::Stalled | Rejection::Silent => metrics.limited(Limit::StallTimeout, Action::Closed),
             Rejection::Memory => self.caller.shared.census.count(Limit::Memory, Action::Refused),
             Rejection::Limited(_, excess, _) => self.caller.shared.census.count((*excess).into(), Action::Refused),

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use casgate::policy::method::Method;
 use h2::Reason;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::backend::{Backend, Exchange, head, send, silent, status, unary};
 use crate::harness::frames::{self, Frame};
 use crate::harness::gate::{Config, Gate};
-use crate::harness::wire::{connect_tls, grpc_request, tls_config};
+use crate::harness::wire::{Call, Client, connect_tls, grpc_request, tls_config};
 use crate::harness::{assert_only_this_is_seen, grpc, until, within};
 
 /// Reads until the gate ends the connection.
@@ -71,26 +71,131 @@ async fn what_is_no_tls_does_not_end_the_listener() {
     assert_only_this_is_seen(&mut gate.client("reader").await, &backend).await;
 }
 
+/// A call with so many bytes of metadata, in fields of so many.
+fn with_metadata(bytes: usize, each: usize) -> Request<()> {
+    let mut request = grpc_request(Method::BatchReadBlobs.path());
+    for number in 0..bytes / each {
+        let name: HeaderName = format!("x-long-{number}").parse().unwrap();
+        let value = HeaderValue::from_str(&"x".repeat(each)).unwrap();
+        request.headers_mut().insert(name, value);
+    }
+    request
+}
+
+/// A download that is half there, and its end to come.
+async fn downloads(mut exchange: Exchange) {
+    if exchange.path() != Method::Read.path() {
+        return unary(exchange).await;
+    }
+    let _request = exchange.read().await;
+    let mut answer = exchange.begin();
+    send(&mut answer, grpc::frame(&[0; 1000])).await;
+    exchange.drain().await;
+    send(&mut answer, grpc::frame(&[0; 1000])).await;
+    let _gone = answer.send_trailers(status(0, ""));
+}
+
+/// Begins a download that goes on when the client ends its request.
+async fn download(client: &mut Client) -> Call {
+    let mut call = client.open(Method::Read);
+    assert!(call.send(grpc::request(Method::Read, "")).await);
+    call
+}
+
 #[tokio::test]
-async fn a_header_list_that_is_too_large_is_refused_and_the_connection_goes_on() {
-    let backend = Backend::start(unary);
+async fn metadata_that_is_too_large_ends_its_call_with_a_status_and_nothing_else() {
+    let backend = Backend::start(downloads);
+    let mut config = Config::to(&backend);
+    config.top.push_str("\nlog = { format = \"json\" }");
+    let gate = Gate::spawn(config).await;
+    let mut client = gate.client("reader").await;
+    assert_eq!(client.ask(Method::BatchReadBlobs, "").await.code(), Some(0));
+    let mut running = download(&mut client).await;
+    backend.until("the download runs", |seen| seen.len() == 2).await;
+    // 15,000 bytes are taken, all else is not. Those of two million have 32 times the longest frame.
+    let sizes = [(17_000, 1000), (40_000, 4000), (60_000, 20_000), (70_000, 70_000)];
+    let larger = [(300_000, 300_000), (300_000, 10_000), (2_000_000, 50_000)];
+    let all: Vec<_> = sizes.into_iter().chain(larger).collect();
+    for (bytes, each) in &all {
+        let call = client.send(with_metadata(*bytes, *each), grpc::request(Method::BatchReadBlobs, ""));
+        let reply = within("an answer", call).await;
+        assert_eq!(reply.code(), Some(3), "{bytes} in {each}: {reply:?}");
+        assert!(reply.message().contains("more than 16 KiB"), "{reply:?}");
+        // Both sides know the same fields.
+        let reply = client
+            .send(with_metadata(15_000, 5000), grpc::request(Method::BatchReadBlobs, ""))
+            .await;
+        assert_eq!(reply.code(), Some(0), "behind {bytes} in {each}: {reply:?}");
+    }
+    assert_eq!(backend.streams(), 2 + all.len());
+    running.end();
+    let reply = running.reply().await;
+    assert_eq!((reply.code(), reply.body.len()), (Some(0), 2010), "{reply:?}");
+    let refused = gate.scrape(
+        "casgate_limited_total",
+        &["limit=\"header-list\"", "action=\"refused\""],
+    );
+    assert_eq!(refused, all.len() as f64);
+    assert_eq!(
+        gate.scrape("grpc_server_handled_total", &["InvalidArgument"]),
+        all.len() as f64
+    );
+    let lines = || {
+        let log = gate.log();
+        let is_one = |line: &&toml::Table| {
+            line.get("reason")
+                .is_some_and(|text| text.as_str() == Some("large-headers"))
+        };
+        log.iter().filter(is_one).count()
+    };
+    until("each has an access line", || lines() == all.len()).await;
+}
+
+#[tokio::test]
+async fn large_metadata_that_later_calls_would_build_on_lets_running_calls_end() {
+    let backend = Backend::start(downloads);
     let gate = Gate::start(Config::to(&backend)).await;
     let mut client = gate.client("reader").await;
-    let mut request = grpc_request(Method::Read.path());
-    for number in 0..20 {
-        let name: http::HeaderName = format!("x-long-{number}").parse().unwrap();
-        request
-            .headers_mut()
-            .insert(name, HeaderValue::from_str(&"x".repeat(1000)).unwrap());
-    }
-    let reply = client.send(request, grpc::request(Method::Read, "")).await;
-    assert_ne!(reply.code(), Some(0), "{reply:?}");
-    assert!(
-        reply.http.is_some_and(|http| http.is_client_error()) || reply.reset.is_some(),
-        "{reply:?}"
-    );
-    assert_eq!(backend.streams(), 0);
-    assert_only_this_is_seen(&mut client, &backend).await;
+    client.tap.ignore_go_away();
+    // A field that is put into the table with each (RFC 7541, 6.2.1).
+    let entry = |value: &str| [&[0x40][..], &frames::header_block(&[("x-entry", value)])[1..]].concat();
+    let usual = Frame::request(3, Method::BatchReadBlobs.path()).payload;
+    let block = [&usual[..], &entry(&"x".repeat(500)).repeat(200)].concat();
+    let mut running = download(&mut client).await;
+    backend.until("the download runs", |seen| seen.len() == 1).await;
+    let parts: Vec<_> = block.chunks(16_384).collect();
+    let frames = parts.iter().enumerate().map(|(number, part)| {
+        let kind = if number == 0 {
+            frames::HEADERS
+        } else {
+            frames::CONTINUATION
+        };
+        let last = if number + 1 == parts.len() {
+            frames::END_HEADERS
+        } else {
+            0
+        };
+        Frame::new(kind, last, 3, part.to_vec())
+    });
+    let bytes: Vec<u8> = frames.flat_map(|frame| frame.bytes()).collect();
+    client.tap.send_instead(bytes.into());
+    let reply = within("an answer", client.open_with(grpc_request("/replaced"), false).reply()).await;
+    assert_eq!(reply.code(), Some(3), "{reply:?}");
+    // What comes before the client heard of it can't be read.
+    let reply = client.ask(Method::BatchReadBlobs, "").await;
+    assert_eq!(reply.code(), Some(14), "{reply:?}");
+    assert!(reply.message().contains("call again"), "{reply:?}");
+    assert_eq!(backend.streams(), 1);
+    running.end();
+    let reply = running.reply().await;
+    assert_eq!((reply.code(), reply.body.len()), (Some(0), 2010), "{reply:?}");
+    until("it is drained", || client.tap.end().is_some()).await;
+    let away = client
+        .tap
+        .received()
+        .into_iter()
+        .filter(|frame| frame.kind == frames::GOAWAY);
+    assert!(away.into_iter().all(|frame| frame.number_at(4) == frames::NO_ERROR));
 }
 
 /// Bytes as RFC 9113, 6.5.2 counts them.

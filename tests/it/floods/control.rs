@@ -1,13 +1,14 @@
 //! Frames that move no call on.
 
 use casgate::policy::method::Method;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Duration;
 
-use super::{Bystander, Flood, gate_with, reasons, waiting, withstand};
+use super::{Bystander, Flood, MOST_MEMORY, gate_with, reasons, waiting, withstand};
 use crate::harness::backend::Backend;
 use crate::harness::frames::{self, ACK, CONTINUATION, DATA, Frame, HEADERS, PING, PRIORITY};
-use crate::harness::until;
 use crate::harness::wire::Scripted;
+use crate::harness::{until, within};
 
 /// An upload whose body is still to come.
 fn upload() -> Frame {
@@ -120,4 +121,44 @@ control-frames-per-second = 1000";
     }
     assert_eq!(answers, 1000);
     assert_eq!(gate.scrape("casgate_limited_total", &[]), 0.0);
+}
+
+/// One byte of a header block is a field, of which h2 keeps a hundred times as much until its call is looked at.
+#[tokio::test]
+async fn fields_of_a_byte_do_not_pile_up() {
+    const CALLS: u32 = 1000;
+    let backend = Backend::start(waiting);
+    let gate = gate_with(&backend, "").await;
+    let client = Scripted::connect(&gate, "root").await;
+    let before = gate.memory();
+    let usual = Frame::request(1, Method::GetOperation.path()).payload;
+    // A field that is put into the table (RFC 7541, 6.2.1), and taken from it again and again (6.1).
+    let entry = [&[0x40][..], &frames::header_block(&[("x", "y")])[1..]].concat();
+    let call = |number: u32| {
+        let first = if number == 0 { &entry[..] } else { &[] };
+        let block = [&usual[..], first, &[0xbe; 2500]].concat();
+        Frame::new(HEADERS, frames::END_HEADERS | frames::END_STREAM, 2 * number + 1, block)
+    };
+    let calls: Vec<Frame> = (0..CALLS).map(call).collect();
+    let bytes: Vec<u8> = calls.iter().flat_map(Frame::bytes).collect();
+    let Scripted { mut from, mut to } = client;
+    let send = async {
+        to.write_all(&bytes).await.unwrap();
+        to.flush().await.unwrap();
+    };
+    let receive = async {
+        let mut answered = 0;
+        while answered < CALLS {
+            let frame = Frame::read(&mut from).await.unwrap();
+            answered += u32::from(frame.kind == HEADERS && frame.has(frames::END_STREAM));
+        }
+    };
+    within("all are answered", async { tokio::join!(send, receive) }).await;
+    let grown = gate.peak_memory().saturating_sub(before);
+    println!("{} KiB for {} KiB of header blocks", grown >> 10, bytes.len() >> 10);
+    assert!(grown < MOST_MEMORY, "{grown} bytes");
+    assert_eq!(
+        gate.scrape("casgate_limited_total", &["limit=\"header-list\""]),
+        f64::from(CALLS)
+    );
 }
