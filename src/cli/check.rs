@@ -1,5 +1,6 @@
 //! `casgate check`: everything that is wrong with a configuration, or who may do what by it.
 
+mod index;
 mod matrix;
 mod neighbours;
 mod tenants;

@@ -3,6 +3,7 @@
 //! The disk is an input like any other: what is read as a whole is hashed on its way, and its last bytes go out only where
 //! the hash is that of the name. A part of a blob can't be checked.
 
+use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
 
+use super::caller::Behalf;
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
 use super::instance::Instance;
@@ -27,10 +29,11 @@ use super::upload::Upload;
 /// messages of 4 MiB; smaller ones keep the memory of a stream small.
 pub(super) const PIECE: usize = 256 << 10;
 
-/// The largest blob that is read once more before a caller that pushes it again is told that it is here, in bytes.
+/// The largest blob that is read once more before a caller that wants to push it again is told that it is here, in bytes.
 const LARGEST_CHECK: u64 = 64 << 20;
 
-/// How many are at a time.
+/// Callers for whom that is done at a time, each for one blob. A message of 100 bytes asks for it: who asks for more is told
+/// by its size that a blob is here, and waits for nobody.
 const CHECKS: usize = 4;
 
 /// The bytes of a blob, in pieces of at most [`PIECE`].
@@ -42,7 +45,8 @@ pub(super) struct Blobs {
     objects: Objects,
     /// Whether what is read from the disk is checked.
     verifies: Arc<AtomicBool>,
-    checks: Arc<Semaphore>,
+    /// For whom a blob is read at this time.
+    checks: Arc<Mutex<HashSet<u128>>>,
 }
 
 impl Blobs {
@@ -50,7 +54,7 @@ impl Blobs {
         Self {
             objects,
             verifies: Arc::new(AtomicBool::new(true)),
-            checks: Arc::new(Semaphore::new(CHECKS)),
+            checks: Arc::default(),
         }
     }
 
@@ -70,16 +74,25 @@ impl Blobs {
         Ok(size.is_some_and(|size| whole(digest, size)) && self.objects.keep_told(&path))
     }
 
-    /// The same, for a caller that brings the blob: one that is damaged is removed, and not here.
-    pub(super) async fn holds_intact(&self, instance: &Instance, digest: &BlobDigest) -> Result<bool, Fault> {
+    /// The same, for a caller that would send the blob: one that is damaged is removed, and not here. As far as it is looked
+    /// at: not every blob is, and not for everybody at once.
+    pub(super) async fn holds_sound(&self, instance: &Instance, digest: &BlobDigest) -> Result<bool, Fault> {
         let holds = self.holds(instance, digest).await?;
-        if !holds || digest.size() > LARGEST_CHECK || !self.verifies.load(Ordering::Relaxed) {
+        if !holds || digest.size() > LARGEST_CHECK {
             return Ok(holds);
         }
-        // Closed never.
-        let Ok(_turn) = self.checks.acquire().await else {
+        match Turn::take(&self.checks) {
+            Some(_turn) => self.holds_intact(instance, digest).await,
+            None => Ok(holds),
+        }
+    }
+
+    /// The same, for a caller that has sent the blob, and so as much as is read for it.
+    async fn holds_intact(&self, instance: &Instance, digest: &BlobDigest) -> Result<bool, Fault> {
+        let holds = self.holds(instance, digest).await?;
+        if !holds || *digest == BlobDigest::EMPTY || !self.verifies.load(Ordering::Relaxed) {
             return Ok(holds);
-        };
+        }
         let Some(pieces) = self.read(instance, digest, 0..digest.size()).await? else {
             return Ok(false);
         };
@@ -193,6 +206,29 @@ impl Blobs {
                 Ok(_) | Err(_) => Err(fault),
             },
         }
+    }
+}
+
+/// A caller for whom a blob is read, until dropped.
+struct Turn {
+    checks: Arc<Mutex<HashSet<u128>>>,
+    caller: u128,
+}
+
+impl Turn {
+    fn take(checks: &Arc<Mutex<HashSet<u128>>>) -> Option<Self> {
+        let caller = Behalf::current().caller;
+        let mut taken = checks.lock();
+        (taken.len() < CHECKS && taken.insert(caller)).then(|| Self {
+            checks: Arc::clone(checks),
+            caller,
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.checks.lock().remove(&self.caller);
     }
 }
 

@@ -70,7 +70,7 @@ impl ByteStream for Cache {
         let answer = Response::new(WriteResponse {
             committed_size: i64::try_from(digest.size()).unwrap_or(i64::MAX),
         });
-        if self.blobs.holds_intact(&name.instance, &digest).await? {
+        if self.blobs.holds_sound(&name.instance, &digest).await? {
             return Ok(answer);
         }
 
@@ -93,7 +93,7 @@ impl ByteStream for Cache {
             let next = tokio::select! {
                 biased;
                 next = messages.message() => next?,
-                () = session.revoked() => return Err(Fault::NoRoom.into()),
+                () = session.revoked() => return Err(Fault::NoShare.into()),
             };
             let committed = session.committed();
             message = next.ok_or(Fault::Unfinished { committed })?;

@@ -176,6 +176,11 @@ pub(super) enum Fault {
     /// Nobody's: the quota is used up by what is in use.
     #[error("insufficient disk quota: the cache is full, and all that it holds is in use; try again later")]
     NoRoom,
+    /// The caller's: its other uploads have its share.
+    #[error(
+        "insufficient disk quota: uploads that are not finished have all that one caller may have arriving; finish them first"
+    )]
+    NoShare,
     /// The storage's: its disk is full.
     #[error("insufficient disk quota: the disk of the cache is full; try again when there is space")]
     DiskFull(#[source] object_store::Error),
@@ -217,7 +222,7 @@ impl Fault {
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::NoBlob(_) | Self::NoActionResult(_) | Self::NoAsset(_) | Self::NoUpload(_) => Code::NotFound,
             Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => Code::FailedPrecondition,
-            Self::OverQuota { .. } | Self::NoRoom | Self::DiskFull(_) => Code::ResourceExhausted,
+            Self::OverQuota { .. } | Self::NoRoom | Self::NoShare | Self::DiskFull(_) => Code::ResourceExhausted,
             Self::Damaged(_) | Self::LostPart(_) => Code::DataLoss,
             Self::UploadBusy(_) | Self::NoMemory | Self::Evicted(_) | Self::Storage(_) => Code::Unavailable,
             Self::Unsupported(_) => Code::Unimplemented,
@@ -235,8 +240,11 @@ impl From<object_store::Error> for Fault {
 }
 
 impl From<NoRoom> for Fault {
-    fn from(_: NoRoom) -> Self {
-        Self::NoRoom
+    fn from(why: NoRoom) -> Self {
+        match why {
+            NoRoom::Quota => Self::NoRoom,
+            NoRoom::Share => Self::NoShare,
+        }
     }
 }
 

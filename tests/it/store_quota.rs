@@ -73,6 +73,20 @@ fn check_tells_the_quota() {
     }
 }
 
+#[test]
+fn an_index_without_its_blobs_is_warned_of() {
+    let backends = |completeness: &str| {
+        format!(
+            "[backends.index]\nstore = \"memory:\"\n[backends.blobs]\nstore = \"file:blobs\"\n[[routes]]\nservices = [\"cas\", \"action-cache\"]\nbackend = \"blobs\"\n[[routes]]\nservices = [\"asset\"]\nbackend = \"index\"\n{completeness}"
+        )
+    };
+    let told = "`asset` goes to the embedded store of backend `index`, and `cas` does not";
+    let (good, text) = check(&backends(""));
+    assert!(good && text.contains(told), "{text}");
+    let (good, text) = check(&backends("asset-completeness = \"trust\"\n"));
+    assert!(good && !text.contains(told), "{text}");
+}
+
 #[tokio::test]
 async fn a_reload_sets_the_quota_of_a_store_that_is_open() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::neighbours;
+use super::{index, neighbours};
 use crate::policy::identity::Identity;
 use crate::policy::kindness::{DeniedPush, PushProbe};
 use crate::policy::pattern::{Fit, Issuer, Part, Pattern};
@@ -54,6 +54,7 @@ pub fn warnings(snapshot: &Snapshot) -> Vec<String> {
         warnings.extend(texts.map(|text| format!("rule \"{}\" {text}", rule.name)));
     }
     warnings.extend(neighbours::warnings(snapshot));
+    warnings.extend(index::warnings(snapshot));
     warnings.extend(expiries(snapshot));
     for verifier in verifiers(snapshot) {
         warnings.extend(verifier.warnings().iter().cloned());

@@ -7,17 +7,24 @@ use std::time::Duration;
 use super::Space;
 use crate::store::caller::Behalf;
 
-/// Everything that is in use is as large as the quota, or the caller has its share of what arrives: nothing can be removed.
+/// Why there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct NoRoom;
+pub(in crate::store) enum NoRoom {
+    /// Everything that is in use is as large as the quota: nothing can be removed.
+    Quota,
+    /// The caller has its share of what arrives.
+    Share,
+}
 
 /// Room that an upload has taken. What became of it is either an object or nothing.
 #[derive(Debug)]
 pub(in crate::store) struct Room {
     space: Arc<Space>,
     caller: u128,
-    /// Of the caller's share: all that was announced, so that what has begun can be finished.
+    /// All that is to come.
     announced: u64,
+    /// Of the caller's share: the same, so that what has begun can be finished; nothing where there was no quota.
+    share: u64,
     /// Of the quota: what has come.
     bytes: u64,
     /// How often the quota had been lowered when the share was taken.
@@ -31,6 +38,7 @@ impl Space {
             space: Arc::clone(self),
             caller: Behalf::current().caller,
             announced: 0,
+            share: 0,
             bytes: 0,
             lowered: self.lowered.0.load(Ordering::Acquire),
         }
@@ -74,10 +82,11 @@ impl Room {
                 }
                 return false;
             }
-            room.announced += if quota == u64::MAX { 0 } else { bytes };
+            room.announced += bytes;
+            room.share += if quota == u64::MAX { 0 } else { bytes };
             true
         };
-        self.wait(take).await
+        self.wait(NoRoom::Share, take).await
     }
 
     /// Takes room of the quota for so many bytes more, and waits a while where there is none. May be cancelled.
@@ -96,7 +105,7 @@ impl Room {
             space.ask_for_room();
             taken
         };
-        self.wait(take).await
+        self.wait(NoRoom::Quota, take).await
     }
 
     /// Comes to its end when the quota was lowered, and what was announced is more than a share of it now. May be cancelled.
@@ -110,17 +119,18 @@ impl Room {
             let now = times.load(Ordering::Acquire);
             if self.lowered != now {
                 self.lowered = now;
-                space.arrivals.give_back(self.caller, self.announced);
+                space.arrivals.give_back(self.caller, self.share);
+                self.share = 0;
                 if !space.arrivals.take(self.caller, self.announced, space.quota()) {
-                    self.announced = 0;
                     return;
                 }
+                self.share = self.announced;
             }
             lowered.await;
         }
     }
 
-    async fn wait(&mut self, take: impl Fn(&mut Self) -> bool) -> Result<(), NoRoom> {
+    async fn wait(&mut self, without: NoRoom, take: impl Fn(&mut Self) -> bool) -> Result<(), NoRoom> {
         let space = Arc::clone(&self.space);
         let deadline = tokio::time::Instant::now() + space.waits().patience;
         loop {
@@ -131,7 +141,7 @@ impl Room {
                 return Ok(());
             }
             if tokio::time::timeout_at(deadline, left).await.is_err() {
-                return Err(NoRoom);
+                return Err(without);
             }
         }
     }
@@ -140,7 +150,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.space.arriving.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.space.arrivals.give_back(self.caller, self.announced);
+        self.space.arrivals.give_back(self.caller, self.share);
         self.space.left.notify_waiters();
     }
 }

@@ -119,4 +119,17 @@ mod tests {
         evict(&space, |_| Ok::<_, String>(()));
         assert!(!space.keeps_since(fresh));
     }
+
+    #[test]
+    fn a_disk_that_removes_nothing_is_not_asked_for_everything() {
+        let space = space();
+        fill(&space, 0..960, 1);
+        let tried = std::cell::Cell::new(0);
+        let evicted = evict(&space, |_| {
+            tried.set(tried.get() + 1);
+            Err("EIO")
+        });
+        assert_eq!((evicted.objects, tried.get()), (0, 16));
+        assert!(evicted.short > 0);
+    }
 }
