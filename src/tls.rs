@@ -3,6 +3,7 @@
 mod chains;
 mod der;
 mod dn;
+mod head;
 pub mod identity;
 pub mod lists;
 pub mod pem;

@@ -15,7 +15,7 @@ pub(super) struct Element<'a> {
 }
 
 /// What certificates and revocation lists have in common (RFC 5280, 4.1 and 5.1): something that is signed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Signed<'a> {
     /// What the signature is over, and what it says.
     pub(super) tbs: Element<'a>,

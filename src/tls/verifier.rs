@@ -15,7 +15,7 @@ mod authorities;
 mod paths;
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -27,10 +27,12 @@ use rustls::crypto::{
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Name;
 
 use super::chains::Chains;
-use super::der::Signed;
+use super::der::{NotDer, Signed};
+use super::head::Head;
 use super::identity::{self, Usage};
 use super::lists::{Lists, ReadList, SignedBy, Signer, Subject, Terms};
 use super::refusal::Refusal;
@@ -82,6 +84,8 @@ impl Accepted {
 struct Pinned {
     /// The names of its entries.
     names: Vec<Arc<str>>,
+    /// Its first and its last second, in seconds since 1970.
+    validity: (i64, i64),
     subject: Subject,
     signer: PinnedSigner,
 }
@@ -272,43 +276,53 @@ impl ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Accepted, Error> {
-        let shown = Shown::read(end_entity, intermediates, &self.authorities);
-        let mut shown = shown.map_err(|_| CertificateError::BadEncoding)?;
-        shown.find_signers(&self.provider.signature_verification_algorithms)?;
-        let certificate = &shown.node(0).certificate;
         let mut vouching: Vec<Arc<str>> = Vec::new();
         let mut ends = Vec::new();
-        let mut error = None;
-        if let Some(pinned) = self.pinned.get(end_entity) {
-            ends.push(self.check_pinned(pinned, certificate, now)?);
+        let pinned = self.pinned.get(end_entity);
+        if let Some(pinned) = pinned {
+            ends.push(self.check_pinned(pinned, now)?);
             vouching.extend(pinned.names.iter().cloned());
         }
-        for path in shown.paths() {
-            match self.check_path(&shown, &path, now) {
-                Ok((names, end)) => {
-                    ends.push(end);
-                    vouching.extend(names);
+        let mut others = BTreeSet::new();
+        match Shown::read(end_entity, intermediates, &self.authorities) {
+            Ok(mut shown) => {
+                shown.find_signers(&self.provider.signature_verification_algorithms)?;
+                let mut error = None;
+                for path in shown.paths() {
+                    match self.check_path(&shown, &path, now) {
+                        Ok((names, end)) => {
+                            ends.push(end);
+                            vouching.extend(names);
+                        }
+                        Err(reason) => error = error.or(Some(reason)),
+                    }
                 }
-                Err(reason) => error = error.or(Some(reason)),
+                if ends.is_empty() {
+                    return Err(error.unwrap_or_else(|| self.unknown_issuer(&shown)));
+                }
+                others = shown.leads_to();
             }
+            // Odd ones are trusted themselves or not at all.
+            Err(NotDer) if pinned.is_some() => {}
+            Err(NotDer) => return Err(CertificateError::BadEncoding.into()),
         }
         let (Some(until), Some(end)) = (ends.iter().copied().min(), ends.iter().copied().max()) else {
-            return Err(error.unwrap_or_else(|| self.unknown_issuer(&shown)));
+            return Err(CertificateError::UnknownIssuer.into());
         };
         // What can't be read later, when a rule asks for a name, is not let in now.
         identity::read(end_entity).map_err(|_| CertificateError::BadEncoding)?;
         Ok(Accepted {
-            issuers: issuers(vouching, &shown),
+            issuers: issuers(vouching, others),
             until,
             end,
         })
     }
 
     /// Whether a certificate that is trusted itself is good, and its last second.
-    fn check_pinned(&self, pinned: &Pinned, certificate: &X509Certificate<'_>, now: UnixTime) -> Result<i64, Error> {
+    fn check_pinned(&self, pinned: &Pinned, now: UnixTime) -> Result<i64, Error> {
         let by = match &pinned.signer {
             PinnedSigner::Itself(key) if self.lists.are_of(key) => SignedBy::Known(key),
-            PinnedSigner::Itself(_) => return check_dates(certificate, now),
+            PinnedSigner::Itself(_) => return check_dates(pinned.validity, now),
             PinnedSigner::Known(key) => SignedBy::Known(key),
             PinnedSigner::Named(name, key_id) => SignedBy::Named {
                 name,
@@ -316,7 +330,7 @@ impl ClientVerifier {
             },
         };
         let list = self.lists.check(&pinned.subject, by, now)?;
-        Ok(earlier(check_dates(certificate, now)?, list))
+        Ok(earlier(check_dates(pinned.validity, now)?, list))
     }
 
     /// Whether all of a path is good: the names of the entries that vouch for it, and its last second.
@@ -346,13 +360,13 @@ impl ClientVerifier {
             return Err(error.unwrap_or(CertificateError::UnknownIssuer.into()));
         };
         for (place, index) in path.nodes.iter().enumerate() {
-            let certificate = &shown.node(*index).certificate;
+            let certificate = shown.node(*index).certificate()?;
             let by = match path.nodes.get(place + 1) {
                 Some(above) => {
-                    let above = &shown.node(*above).certificate;
+                    let above = &shown.node(*above).head;
                     SignedBy::Shown {
-                        key: above.public_key().raw,
-                        key_id: identity::key_id(above),
+                        key: above.key,
+                        key_id: above.key_id,
                     }
                 }
                 None => SignedBy::Known(&authority.key),
@@ -384,7 +398,7 @@ impl ClientVerifier {
 
     /// Why nobody is known who issued a certificate.
     fn unknown_issuer(&self, shown: &Shown<'_>) -> Error {
-        let issuer = shown.node(0).certificate.issuer().as_raw();
+        let issuer = shown.node(0).head.issuer;
         if shown.is_forged {
             CertificateError::BadSignature.into()
         } else if self.held_back.iter().any(|subject| subject == issuer) {
@@ -444,19 +458,21 @@ impl Pinned {
             let key_id = identity::issuer_key_id(&certificate);
             PinnedSigner::Named(issuer.to_vec(), key_id.map(<[u8]>::to_vec))
         };
+        let validity = certificate.validity();
         Ok(Pinned {
             names,
+            validity: (validity.not_before.timestamp(), validity.not_after.timestamp()),
             subject: Subject::of(&certificate),
             signer,
         })
     }
 }
 
-/// The entries that vouch for a certificate, and those from which it comes besides.
-fn issuers(mut vouching: Vec<Arc<str>>, shown: &Shown<'_>) -> Vec<Issuer> {
+/// The entries that vouch for a certificate, and those from which it comes by other ways.
+fn issuers(mut vouching: Vec<Arc<str>>, others: BTreeSet<Arc<str>>) -> Vec<Issuer> {
     vouching.sort_unstable();
     vouching.dedup();
-    let others = shown.leads_to().into_iter();
+    let others = others.into_iter();
     let others: Vec<_> = others
         .filter(|name| !vouching.contains(name))
         .map(|name| Issuer { name, vouches: false })
@@ -481,6 +497,36 @@ pub struct Refused {
     /// Why, for people.
     pub reason: String,
 }
+
+impl Refused {
+    /// Of who is not known nothing is read that is longer than anybody needs.
+    fn of(end_entity: &CertificateDer<'_>, error: &Error) -> Refused {
+        let Ok(head) = Head::read(end_entity) else {
+            return Refused {
+                reason: "it can't be read".to_owned(),
+                ..Refused::default()
+            };
+        };
+        let name = |der: &[u8]| match X509Name::from_der(der.get(..LONGEST_NAME.min(der.len())).unwrap_or_default()) {
+            Ok((_, name)) => printable(&name.to_string()),
+            Err(_) if der.len() > LONGEST_NAME => format!("a name of {} bytes", der.len()),
+            Err(_) => String::new(),
+        };
+        let serial = head.serial.iter().take(LONGEST_SERIAL);
+        Refused {
+            subject: name(head.subject),
+            issuer: name(head.issuer),
+            serial: serial.map(|byte| format!("{byte:02x}")).collect(),
+            reason: reason(error),
+        }
+    }
+}
+
+/// Longest name of a certificate that is refused, in bytes of DER, that is printed.
+const LONGEST_NAME: usize = 1024;
+
+/// As many bytes of its serial number are printed; RFC 5280, 4.1.2.2, allows 20.
+const LONGEST_SERIAL: usize = 32;
 
 thread_local! {
     /// What rustls does not pass on of its verifier: taken by whoever drives the handshake, on the same thread and in the
@@ -512,18 +558,7 @@ impl ClientCertVerifier for ClientVerifier {
         match self.verify(end_entity, intermediates, now) {
             Ok(_) => Ok(ClientCertVerified::assertion()),
             Err(error) => {
-                let refused = match identity::read(end_entity) {
-                    Ok(certificate) => Refused {
-                        subject: printable(&certificate.subject),
-                        issuer: printable(&certificate.issuer),
-                        serial: certificate.serial,
-                        reason: reason(&error),
-                    },
-                    Err(_) => Refused {
-                        reason: "it can't be read".to_owned(),
-                        ..Refused::default()
-                    },
-                };
+                let refused = Refused::of(end_entity, &error);
                 REFUSED.set(Some(refused));
                 Err(error)
             }
@@ -635,14 +670,10 @@ pub fn label(error: &Error) -> &'static str {
 }
 
 /// The last second of a certificate that is valid now. RFC 5280, 4.1.2.5: both dates belong to the period.
-fn check_dates(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<i64, Error> {
-    let now = seconds(now);
-    let validity = certificate.validity();
-    if now < validity.not_before.timestamp() {
-        return Err(CertificateError::NotValidYet.into());
+fn check_dates((begin, end): (i64, i64), now: UnixTime) -> Result<i64, Error> {
+    match seconds(now) {
+        now if now < begin => Err(CertificateError::NotValidYet.into()),
+        now if now > end => Err(CertificateError::Expired.into()),
+        _ => Ok(end),
     }
-    if now > validity.not_after.timestamp() {
-        return Err(CertificateError::Expired.into());
-    }
-    Ok(validity.not_after.timestamp())
 }

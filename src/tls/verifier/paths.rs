@@ -7,14 +7,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use rustls::Error;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::CertificateDer;
+use rustls::{CertificateError, Error};
 use x509_parser::certificate::X509Certificate;
 
 use super::authorities::{Authorities, Authority};
-use crate::tls::der::Signed;
-use crate::tls::identity::{self, NotX509, Usage};
+use crate::tls::der::NotDer;
+use crate::tls::head::Head;
+use crate::tls::identity::{self, Usage};
 use crate::tls::refusal::Refusal;
 use crate::tls::signature;
 
@@ -34,9 +35,10 @@ pub(super) struct Shown<'a> {
 /// A certificate that is shown.
 pub(super) struct Node<'a> {
     pub(super) der: &'a CertificateDer<'a>,
-    pub(super) certificate: X509Certificate<'a>,
-    signed: Option<Signed<'a>>,
-    /// Who it is, if it is an authority.
+    pub(super) head: Head<'a>,
+    /// All of it, once it is known that somebody who is trusted has signed it, and what it may be used for.
+    certificate: Option<X509Certificate<'a>>,
+    /// Who it is, if it may be an authority.
     own: Option<Key>,
     /// Who signed it, once that is known.
     signer: Option<Key>,
@@ -61,7 +63,7 @@ pub(super) struct Path {
 }
 
 impl<'a> Shown<'a> {
-    /// Reads what is shown. What can't be read or may not issue is left out, but for the client's own.
+    /// Looks at what is shown. What can't be read is left out, but for the client's own.
     ///
     /// # Errors
     /// When the client's own certificate can't be read.
@@ -69,23 +71,14 @@ impl<'a> Shown<'a> {
         end_entity: &'a CertificateDer<'a>,
         others: &'a [CertificateDer<'a>],
         authorities: &'a Authorities,
-    ) -> Result<Shown<'a>, NotX509> {
-        let mut nodes = vec![Node::new(end_entity, identity::parse(end_entity)?)];
+    ) -> Result<Shown<'a>, NotDer> {
+        let mut nodes = vec![Node::new(end_entity, Head::read(end_entity)?)];
         for der in others {
-            let is_known = |certificate: &X509Certificate<'_>| {
-                let mut named = authorities.of_name(certificate.subject().as_raw());
-                named.any(|(_, authority)| authority.certificates.iter().any(|root| root.der == *der))
-            };
-            // webpki does not look at keyUsage there (RFC 5280, 6.1.4 (n)): the holder of one that is only for signatures
-            // could name anybody.
-            let may_issue = |certificate: &X509Certificate<'_>| identity::usage(certificate) != Usage::EndEntity;
-            match identity::parse(der) {
-                Ok(certificate) if may_issue(&certificate) && !is_known(&certificate) => {
-                    if nodes.iter().all(|node| node.der != der) {
-                        nodes.push(Node::new(der, certificate));
-                    }
-                }
-                Ok(_) | Err(NotX509) => {}
+            let Ok(head) = Head::read(der) else { continue };
+            let mut named = authorities.of_name(head.subject);
+            let is_known = named.any(|(_, authority)| authority.certificates.iter().any(|root| root.der == *der));
+            if !is_known && nodes.iter().all(|node| node.der != der) {
+                nodes.push(Node::new(der, head));
             }
         }
         let mut shown = Shown {
@@ -138,7 +131,11 @@ impl<'a> Shown<'a> {
                     }
                     tried.push((index, key));
                     if self.is_by(index, key, algorithms) {
-                        self.nodes[index].signer = Some(key);
+                        self.nodes[index].is_signed_by(key);
+                        // The client's own must be readable.
+                        self.nodes[0]
+                            .signer
+                            .map_or(Ok(()), |_| self.nodes[0].certificate().map(drop))?;
                         break;
                     }
                     self.is_forged = true;
@@ -155,9 +152,9 @@ impl<'a> Shown<'a> {
         let mut needed = vec![0];
         let mut at = 0;
         while let Some(index) = needed.get(at).copied() {
-            let issuer = self.nodes[index].certificate.issuer().as_raw();
+            let issuer = self.nodes[index].head.issuer;
             for other in 1..self.nodes.len() {
-                if !needed.contains(&other) && self.nodes[other].certificate.subject().as_raw() == issuer {
+                if !needed.contains(&other) && self.nodes[other].head.subject == issuer {
                     needed.push(other);
                 }
             }
@@ -169,15 +166,15 @@ impl<'a> Shown<'a> {
     /// The keys that are known to be those of authorities and have the name of a certificate's issuer, the most likely first.
     fn candidates(&self, index: usize) -> Vec<Key> {
         let node = &self.nodes[index];
-        let issuer = node.certificate.issuer().as_raw();
+        let issuer = node.head.issuer;
         let known = self.authorities.of_name(issuer).map(|(known, _)| Key::Known(known));
         let shown = self.nodes.iter().filter_map(|other| match (other.own, other.signer) {
-            (Some(key @ Key::Shown(_)), Some(_)) if other.certificate.subject().as_raw() == issuer => Some(key),
+            (Some(key @ Key::Shown(_)), Some(_)) if other.head.subject == issuer => Some(key),
             _ => None,
         });
         let mut all: Vec<_> = known.chain(shown).collect();
         all.dedup();
-        let wanted = identity::issuer_key_id(&node.certificate);
+        let wanted = node.head.issuer_key_id;
         all.sort_by_key(|key| match (wanted, self.key_id(*key)) {
             (Some(wanted), Some(id)) if wanted == id => 0,
             (Some(_), Some(_)) => 2,
@@ -189,19 +186,17 @@ impl<'a> Shown<'a> {
     fn key_id(&self, key: Key) -> Option<&[u8]> {
         match key {
             Key::Known(known) => self.authorities.get(known)?.key_id.as_deref(),
-            Key::Shown(shown) => identity::key_id(&self.nodes.get(shown)?.certificate),
+            Key::Shown(shown) => self.nodes.get(shown)?.head.key_id,
         }
     }
 
     fn is_by(&self, index: usize, key: Key, algorithms: &WebPkiSupportedAlgorithms) -> bool {
         let key = match key {
             Key::Known(known) => self.authorities.get(known).map(|authority| authority.key.as_slice()),
-            Key::Shown(shown) => self.nodes.get(shown).map(|node| node.certificate.public_key().raw),
+            Key::Shown(shown) => self.nodes.get(shown).map(|node| node.head.key),
         };
-        let signed = self.nodes[index].signed.as_ref();
-        signed
-            .zip(key)
-            .is_some_and(|(signed, key)| signature::is_by(algorithms, signed, key))
+        let signed = &self.nodes[index].head.signed;
+        key.is_some_and(|key| signature::is_by(algorithms, signed, key))
     }
 
     /// Every way to an authority, each ending at the first one of `client-ca` that it comes to.
@@ -260,17 +255,36 @@ impl<'a> Shown<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn new(der: &'a CertificateDer<'a>, certificate: X509Certificate<'a>) -> Node<'a> {
+    fn new(der: &'a CertificateDer<'a>, head: Head<'a>) -> Node<'a> {
         Node {
             der,
-            certificate,
-            signed: Signed::read(der).ok(),
+            head,
+            certificate: None,
             own: None,
             signer: None,
         }
     }
 
+    fn is_signed_by(&mut self, key: Key) {
+        let certificate = identity::parse(self.der).ok();
+        // webpki does not look at keyUsage there (RFC 5280, 6.1.4 (n)): the holder of one that is only for signatures could
+        // name anybody.
+        let may_issue = |certificate: &X509Certificate<'_>| identity::usage(certificate) != Usage::EndEntity;
+        self.certificate = certificate.filter(|certificate| self.own.is_none() || may_issue(certificate));
+        if self.certificate.is_none() {
+            self.own = None;
+        }
+        self.signer = Some(key);
+    }
+
+    /// All of a certificate that is on a path.
+    pub(super) fn certificate(&self) -> Result<&X509Certificate<'a>, Error> {
+        self.certificate
+            .as_ref()
+            .ok_or_else(|| CertificateError::BadEncoding.into())
+    }
+
     fn name_and_key(&self) -> (&[u8], &[u8]) {
-        (self.certificate.subject().as_raw(), self.certificate.public_key().raw)
+        (self.head.subject, self.head.key)
     }
 }
