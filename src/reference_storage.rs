@@ -7,6 +7,9 @@
 use bazel_remote_apis::build::bazel::remote::asset::v1 as asset;
 use bazel_remote_apis::build::bazel::remote::execution::v2::Digest;
 
+use crate::wire::Kept::{Bytes, Strings};
+use crate::wire::shapes::{FEW, bounded, digest};
+
 /// What stands before a key in the URN under which BuildStream 1.6 keeps an artifact.
 pub const URN_PREFIX: &str = "urn:fdc:buildstream.build:2020:v1:";
 
@@ -44,6 +47,11 @@ pub struct UpdateReferenceRequest {
     /// The root directory.
     #[prost(message, optional, tag = "3")]
     pub digest: Option<Digest>,
+}
+
+bounded! {
+    GET_REFERENCE: GetReferenceRequest, FEW, [(1, Bytes), (2, Bytes)];
+    UPDATE_REFERENCE: UpdateReferenceRequest, FEW, [(1, Bytes), (2, Strings), digest(3)];
 }
 
 /// `StatusResponse`
@@ -110,7 +118,10 @@ pub fn push(request: UpdateReferenceRequest) -> Result<asset::PushDirectoryReque
     if !(1..=MOST_KEYS).contains(&request.keys.len()) {
         return Err(Invalid::Keys);
     }
-    let digest = request.digest.filter(is_digest).ok_or(Invalid::Digest)?;
+    let digest = request
+        .digest
+        .filter(|digest| is_digest(&digest.hash, digest.size_bytes))
+        .ok_or(Invalid::Digest)?;
     Ok(asset::PushDirectoryRequest {
         uris: request.keys.iter().map(|key| urn(key)).collect::<Result<_, _>>()?,
         instance_name: request.instance_name,
@@ -120,8 +131,8 @@ pub fn push(request: UpdateReferenceRequest) -> Result<asset::PushDirectoryReque
 }
 
 /// Whether a digest is one of SHA-256, the only function that BuildStream 1 knows.
-pub fn is_digest(digest: &Digest) -> bool {
-    is_sha256(&digest.hash) && digest.size_bytes >= 0
+pub fn is_digest(hash: &str, size_bytes: i64) -> bool {
+    is_sha256(hash) && size_bytes >= 0
 }
 
 fn is_sha256(text: &str) -> bool {

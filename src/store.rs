@@ -56,6 +56,7 @@ mod opened;
 mod rarely;
 mod records;
 mod remote_asset;
+mod requests;
 mod result;
 mod space;
 #[cfg(test)]
@@ -76,7 +77,6 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tonic::service::Routes;
 
 use self::blobs::Blobs;
@@ -89,6 +89,7 @@ use self::objects::Objects;
 use self::records::Records;
 use self::space::Waits;
 use self::uploads::Uploads;
+use self::walk::Turns;
 
 pub use self::caller::Behalf;
 pub use self::location::{OpenError, folder, found};
@@ -110,9 +111,6 @@ const STREAMS: u32 = 4096;
 
 /// Most bytes that wait to be sent on one stream.
 const SEND_BUFFER: usize = 1 << 20;
-
-/// `Tree` messages that are decoded at a time.
-const TREES: usize = 4;
 
 /// The part of the quota that interrupted uploads may take, as its divisor.
 const PARKED: u64 = 8;
@@ -157,7 +155,7 @@ impl Store {
             records: Records::new(objects.clone()),
             objects,
             uploads,
-            trees: Semaphore::new(TREES),
+            turns: Turns::new(),
             whole_trees: completeness::no_trees(),
             _lock: location.lock,
         });
@@ -228,8 +226,8 @@ struct Cache {
     blobs: Blobs,
     records: Records,
     uploads: Arc<Uploads>,
-    /// Turns for decoding a `Tree`, which takes several times its size.
-    trees: Semaphore,
+    /// Whose turn it is to walk through trees.
+    turns: Turns,
     whole_trees: WholeTrees,
     _lock: Option<File>,
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntGauge;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::status::Rejection;
 
@@ -40,6 +40,9 @@ const STEP: u64 = 64 * 1024;
 const MOST_SPARE: u64 = 256 * 1024;
 /// Reservations of one party that may wait at a time; each may have some of its window's bytes meanwhile.
 const MOST_WAITING: usize = 64;
+
+/// Walks of one party at a time.
+const WALKS: usize = 4;
 
 /// The memory that is kept for all clients together.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub struct Account {
     ledger: Arc<Ledger>,
     /// Bytes that are drawn, windows included, without the floors.
     held: AtomicU64,
+    /// Turns to walk through a tree.
+    walks: Arc<Semaphore>,
     /// Its reservations that wait.
     waiting: AtomicUsize,
 }
@@ -127,6 +132,7 @@ impl Ledger {
         Arc::new(Account {
             ledger: Arc::clone(self),
             held: AtomicU64::new(0),
+            walks: Arc::new(Semaphore::new(WALKS)),
             waiting: AtomicUsize::new(0),
         })
     }
@@ -147,6 +153,12 @@ impl Account {
             drawn: AtomicU64::new(0),
             turn: Mutex::new(()),
         })
+    }
+
+    /// Waits for a turn to walk through a tree, of which a party has four: a walk is many calls to a backend.
+    pub async fn turn_to_walk(&self) -> Result<OwnedSemaphorePermit, Full> {
+        // It is never closed.
+        Arc::clone(&self.walks).acquire_owned().await.map_err(|_| Full)
     }
 
     /// Whether anything is kept for the party beyond the floors of its connections.

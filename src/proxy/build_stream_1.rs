@@ -5,17 +5,17 @@
 
 use bazel_remote_apis::build::bazel::remote::asset::v1 as asset;
 use bazel_remote_apis::build::bazel::remote::execution::v2::Digest;
-use bytes::Bytes;
-use prost::Message;
+use bytes::{Buf, Bytes};
 
 use super::completeness::{self, Known};
 use super::message::{frame, framed};
-use super::own::{Failed, OwnCalls, Status};
+use super::own::{Decoded, Failed, OwnCalls, Status};
 use crate::policy::Uris;
 use crate::policy::method::{Method, Service};
 use crate::reference_storage::{self, GetReferenceResponse, Invalid, StatusResponse};
 use crate::route::Completeness;
 use crate::status::Rejection;
+use crate::wire::{self, Bounded};
 
 /// The longest request of ReferenceStorage, in bytes; real ones have about 200.
 pub(super) const LONGEST: usize = 64 * 1024;
@@ -30,13 +30,13 @@ pub(super) async fn reference_storage(
 ) -> Result<Bytes, Failed> {
     match method {
         Method::GetReference => {
-            let request = reference_storage::fetch(read(&message)?).map_err(Rejection::from)?;
-            let (response, _) = fetch(calls, known, names(&request.uris), framed(&request)).await?;
-            let digest = response.root_directory_digest;
+            let request = reference_storage::fetch(read(message)?).map_err(Rejection::from)?;
+            let response = fetch(calls, known, names(&request.uris), framed(&request)).await?;
+            let digest = response.message.root_directory_digest;
             Ok(framed(&GetReferenceResponse { digest }))
         }
         Method::UpdateReference => {
-            let request = reference_storage::push(read(&message)?).map_err(Rejection::from)?;
+            let request = reference_storage::push(read(message)?).map_err(Rejection::from)?;
             let uris = names(&request.uris);
             calls
                 .unary::<asset::PushDirectoryResponse>(Method::PushDirectory, uris, framed(&request))
@@ -57,8 +57,8 @@ pub(super) async fn fetch_directory(
     uris: Uris,
     message: Bytes,
 ) -> Result<Bytes, Failed> {
-    let (_, bytes) = fetch(calls, known, uris, message).await?;
-    Ok(frame(&bytes))
+    let response = fetch(calls, known, uris, message).await?;
+    Ok(frame(&response.bytes))
 }
 
 async fn fetch(
@@ -66,10 +66,11 @@ async fn fetch(
     known: &Known,
     uris: Uris,
     request: Bytes,
-) -> Result<(asset::FetchDirectoryResponse, Bytes), Failed> {
-    let (response, bytes) = calls
+) -> Result<Decoded<asset::FetchDirectoryResponse>, Failed> {
+    let answer = calls
         .unary::<asset::FetchDirectoryResponse>(Method::FetchDirectory, uris, request)
         .await?;
+    let response = &answer.message;
     // Some servers say OK, and NOT_FOUND within the message (remote_asset.proto allows it). BuildStream 1 does not look
     // there.
     if let Some(status) = &response.status
@@ -82,12 +83,12 @@ async fn fetch(
     }
     let digest = response.root_directory_digest.as_ref();
     let digest: &Digest = digest
-        .filter(|digest| reference_storage::is_digest(digest))
+        .filter(|digest| reference_storage::is_digest(&digest.hash, digest.size_bytes))
         .ok_or_else(|| Failed::Status(Status::not_found("the name has no directory")))?;
     if calls.way(Service::Asset)?.route.completeness != Completeness::Trust {
         completeness::check(calls, known, digest).await?;
     }
-    Ok((response, bytes))
+    Ok(answer)
 }
 
 /// The names that a request became, which are judged as if the caller had asked for them itself.
@@ -96,7 +97,7 @@ fn names(uris: &[String]) -> Uris {
 }
 
 /// The message of a request, whose reader has seen that it is whole and the only one.
-fn read<M: Message + Default>(framed: &[u8]) -> Result<M, Rejection> {
-    let message = framed.get(5..).unwrap_or_default();
-    M::decode(message).map_err(|_| Rejection::Reference(Invalid::Malformed))
+fn read<M: Bounded>(mut framed: Bytes) -> Result<M, Rejection> {
+    framed.advance(framed.len().min(5));
+    wire::decode(framed).map_err(|_| Rejection::Reference(Invalid::Malformed))
 }

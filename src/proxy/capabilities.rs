@@ -6,13 +6,14 @@
 
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine, alphabet};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::Message;
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use bazel_remote_apis::build::bazel::remote::execution::v2::{CacheCapabilities, RequestMetadata};
 
 use super::message;
+use crate::wire;
+use crate::wire::fields::fields;
 
 /// The longest GetCapabilities answer that is read, in bytes; real ones have about 100.
 pub const LONGEST: usize = 64 * 1024;
@@ -50,7 +51,7 @@ pub struct Unreadable;
 /// newer one prints a warning, but an older one that is told the truth fails.
 pub fn client_fails_without_update(metadata: Option<&[u8]>) -> bool {
     let Some(details) = metadata
-        .and_then(|bytes| RequestMetadata::decode(bytes).ok())
+        .and_then(|bytes| wire::decode::<RequestMetadata>(bytes.to_vec()).ok())
         .and_then(|metadata| metadata.tool_details)
     else {
         return false;
@@ -104,7 +105,7 @@ fn cache(message: &[u8], told: Told) -> Result<Bytes, Unreadable> {
         10 if !may.cas_push => Ok(Edit::Drop),
         _ => Ok(Edit::Keep),
     })?;
-    let announced = CacheCapabilities::decode(message).map_err(|_| Unreadable)?;
+    let announced: CacheCapabilities = wire::decode(message.to_vec()).map_err(|_| Unreadable)?;
     if announced.max_batch_total_size_bytes != 0 {
         return Ok(edited);
     }
@@ -126,32 +127,13 @@ enum Edit {
 /// Copies a message field by field. `decide` gets the content of length-delimited fields, and nothing of the others.
 fn edit(message: &[u8], decide: &Decide<'_>) -> Result<Bytes, Unreadable> {
     let mut edited = BytesMut::with_capacity(message.len());
-    let mut rest = message;
-    while rest.has_remaining() {
-        let start = rest;
-        let (number, wire_type) = decode_key(&mut rest).map_err(|_| Unreadable)?;
-        let mut content: &[u8] = &[];
-        let skip = match wire_type {
-            WireType::Varint => {
-                decode_varint(&mut rest).map_err(|_| Unreadable)?;
-                0
-            }
-            WireType::SixtyFourBit => 8,
-            WireType::ThirtyTwoBit => 4,
-            WireType::LengthDelimited => {
-                let length = decode_varint(&mut rest).map_err(|_| Unreadable)?;
-                let length = usize::try_from(length).map_err(|_| Unreadable)?;
-                content = rest.get(..length).ok_or(Unreadable)?;
-                length
-            }
-            WireType::StartGroup | WireType::EndGroup => return Err(Unreadable),
-        };
-        rest = rest.get(skip..).ok_or(Unreadable)?;
-        match decide(number, content)? {
-            Edit::Keep => edited.put_slice(&start[..start.len() - rest.len()]),
+    for field in fields(message) {
+        let field = field.map_err(|_| Unreadable)?;
+        match decide(field.number, field.content.unwrap_or_default())? {
+            Edit::Keep => edited.put_slice(field.raw),
             Edit::Drop => {}
             Edit::Replace(new) => {
-                encode_key(number, WireType::LengthDelimited, &mut edited);
+                encode_key(field.number, WireType::LengthDelimited, &mut edited);
                 encode_varint(new.len() as u64, &mut edited);
                 edited.put(new);
             }
@@ -163,7 +145,9 @@ fn edit(message: &[u8], decide: &Decide<'_>) -> Result<Bytes, Unreadable> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    #![expect(clippy::disallowed_methods, reason = "it reads what it wrote")]
     use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
+    use prost::Message as _;
 
     use super::*;
 

@@ -1,20 +1,22 @@
 //! Whether everything below a directory is there, and what was found whole a moment ago.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 use bazel_remote_apis::google::bytestream::{ReadRequest, ReadResponse};
 use moka::future::Cache;
-use prost::Message;
 
 use super::message::framed;
 use super::own::{Failed, OwnCalls, Status};
+use crate::clients::Reservation;
 use crate::policy::Uris;
 use crate::policy::method::{Method, Service};
 use crate::reference_storage::is_digest;
 use crate::status::{Code, Rejection};
+use crate::wire::tree::{self, DigestOf, Entry, Kind};
+use crate::wire::{self, TooMuch};
 
 /// How long a tree that was found whole is taken for whole. Servers keep what was asked for a moment ago.
 const FRESH: Duration = Duration::from_secs(60);
@@ -25,9 +27,18 @@ const FIND_BATCH: usize = 10_000;
 /// Bytes and digests of directories in one BatchReadBlobs.
 const READ_BATCH_BYTES: i64 = 1 << 20;
 const READ_BATCH: usize = 512;
-/// The longest directory that is read, in bytes.
+/// The longest directory that is read, in bytes; none of it but its digests is kept.
 const LONGEST_DIRECTORY: i64 = 64 << 20;
-/// Digests that a walk remembers at most, each with about 50 bytes.
+/// Bytes of directories that a walk reads at most.
+const MOST_BYTES: i64 = 256 << 20;
+/// How deep directories may lie: paths of most systems have 4096 bytes, half of them slashes.
+const DEEPEST: u32 = 2048;
+/// How long a walk may take.
+const LONGEST_WALK: Duration = Duration::from_secs(120);
+/// What is kept of a digest that was met, in bytes; it is reserved for so many at a time.
+const MET: u64 = 256;
+const STEP: usize = 1024;
+/// Digests that a walk remembers at most.
 const MOST_DIGESTS: usize = 1 << 20;
 
 /// The trees that were found whole. A tree that is asked for by several at once is walked once.
@@ -68,7 +79,18 @@ pub(super) async fn check(calls: &OwnCalls<'_>, known: &Known, root: &reapi::Dig
         instance: calls.instance(Service::Cas)?,
         root: key(root).ok_or_else(gone)?,
     };
-    let walked = known.0.try_get_with(tree, Walk::new(calls).run(root)).await;
+    let walk = async {
+        let _turn = calls
+            .client
+            .purse()
+            .account()
+            .turn_to_walk()
+            .await
+            .map_err(Rejection::from)?;
+        let walked = tokio::time::timeout(LONGEST_WALK, Walk::new(calls).run(root)).await;
+        walked.unwrap_or_else(|_| Err(Rejection::TooLarge("to look for all of its blobs took more than 120 s").into()))
+    };
+    let walked = known.0.try_get_with(tree, walk).await;
     walked.map_err(|failed: Arc<Failed>| (*failed).clone())
 }
 
@@ -77,8 +99,12 @@ struct Walk<'a> {
     calls: &'a OwnCalls<'a>,
     /// What was met, and whether as a directory: a file may have the bytes of one.
     seen: HashSet<(bool, Key)>,
-    directories: Vec<reapi::Digest>,
+    directories: Vec<Below>,
     files: Vec<reapi::Digest>,
+    /// Reserved for what was met.
+    room: Reservation,
+    /// Bytes of the directories that were asked for.
+    bytes: i64,
     /// Whether the server has BatchReadBlobs.
     batches: bool,
 }
@@ -90,23 +116,25 @@ impl<'a> Walk<'a> {
             seen: HashSet::new(),
             directories: Vec::new(),
             files: Vec::new(),
+            room: calls.client.purse().reservation(),
+            bytes: 0,
             batches: true,
         }
     }
 
     async fn run(mut self, root: &reapi::Digest) -> Result<(), Failed> {
-        self.directories.push(root.clone());
+        self.directories.push(Below {
+            digest: root.clone(),
+            depth: 0,
+        });
         while !self.directories.is_empty() {
             let batch = self.next_batch();
-            let found = match batch.as_slice() {
-                [one] if !self.batches || one.size_bytes > READ_BATCH_BYTES => vec![self.read(one).await?],
+            match batch.as_slice() {
+                [one] if !self.batches || one.digest.size_bytes > READ_BATCH_BYTES => self.read(one).await?,
                 _ => self.read_batch(batch).await?,
-            };
-            for directory in found {
-                self.meet(directory)?;
-                if self.files.len() >= FIND_BATCH {
-                    self.find().await?;
-                }
+            }
+            while self.files.len() >= FIND_BATCH {
+                self.find().await?;
             }
         }
         while !self.files.is_empty() {
@@ -116,12 +144,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Directories for one call: at least one, more while they fit.
-    fn next_batch(&mut self) -> Vec<reapi::Digest> {
+    fn next_batch(&mut self) -> Vec<Below> {
         let most = if self.batches { READ_BATCH } else { 1 };
         let mut bytes = 0;
         let mut batch = Vec::new();
         while let Some(next) = self.directories.last() {
-            bytes += next.size_bytes;
+            bytes += next.digest.size_bytes;
             if batch.len() == most || !batch.is_empty() && bytes > READ_BATCH_BYTES {
                 break;
             }
@@ -130,27 +158,29 @@ impl<'a> Walk<'a> {
         batch
     }
 
-    async fn read_batch(&mut self, digests: Vec<reapi::Digest>) -> Result<Vec<reapi::Directory>, Failed> {
+    async fn read_batch(&mut self, batch: Vec<Below>) -> Result<(), Failed> {
         let request = reapi::BatchReadBlobsRequest {
             instance_name: self.calls.instance(Service::Cas)?,
-            digests: digests.clone(),
+            digests: batch.iter().map(|below| below.digest.clone()).collect(),
             ..Default::default()
         };
         let answer = self
             .calls
             .unary::<reapi::BatchReadBlobsResponse>(Method::BatchReadBlobs, Uris::default(), framed(&request))
             .await;
-        let (answer, _) = match answer {
+        let answer = match answer {
             Err(Failed::Status(status)) if status.code == Code::Unimplemented as u8 => {
                 self.batches = false;
-                self.directories.extend(digests);
-                return Ok(Vec::new());
+                self.directories.extend(batch);
+                return Ok(());
             }
             other => other?,
         };
-        let mut wanted: HashSet<Key> = digests.iter().filter_map(key).collect();
-        let mut found = Vec::new();
-        for response in answer.responses {
+        let wanted = batch
+            .iter()
+            .filter_map(|below| Some((key(&below.digest)?, below.depth)));
+        let mut wanted: HashMap<Key, u32> = wanted.collect();
+        for response in answer.message.responses {
             let status = response.status.unwrap_or_default();
             match u8::try_from(status.code) {
                 Ok(code) if code == Code::Ok as u8 => {}
@@ -162,19 +192,16 @@ impl<'a> Walk<'a> {
                     }));
                 }
             }
-            if response
-                .digest
-                .as_ref()
-                .and_then(key)
-                .is_some_and(|key| wanted.remove(&key))
-            {
-                found.push(directory(&response.data)?);
+            let digest = response.digest.as_ref().and_then(key);
+            if let Some(depth) = digest.and_then(|key| wanted.remove(&key)) {
+                let bytes = &response.data;
+                tree::read(Kind::Directory, bytes, |entry| self.meet(entry, depth)).map_err(Stop::why)?;
             }
         }
-        if wanted.is_empty() { Ok(found) } else { Err(gone()) }
+        if wanted.is_empty() { Ok(()) } else { Err(gone()) }
     }
 
-    async fn read(&self, digest: &reapi::Digest) -> Result<reapi::Directory, Failed> {
+    async fn read(&mut self, Below { digest, depth }: &Below) -> Result<(), Failed> {
         if digest.size_bytes > LONGEST_DIRECTORY {
             return Err(Rejection::TooLarge("a directory has more than 64 MiB").into());
         }
@@ -185,42 +212,51 @@ impl<'a> Walk<'a> {
             ..Default::default()
         };
         let mut messages = self.calls.call(Method::Read, Uris::default(), framed(&request)).await?;
-        let mut bytes = Vec::new();
+        let length = u64::try_from(digest.size_bytes).unwrap_or_default();
+        let mut directory = tree::Reader::new(Kind::Directory, length, |entry| self.meet(entry, *depth));
         while let Some(message) = messages.next().await? {
-            let response = ReadResponse::decode(message).map_err(|_| gone())?;
-            bytes.extend_from_slice(&response.data);
-            if i64::try_from(bytes.len()).is_ok_and(|length| length > digest.size_bytes) {
-                return Err(gone());
-            }
+            let response: ReadResponse = wire::decode(message).map_err(|_| gone())?;
+            directory.push(&response.data).map_err(Stop::why)?;
         }
         match messages.status().await?.ok() {
-            Ok(()) => directory(&bytes),
+            Ok(()) => directory.finish().map_err(Stop::why),
             Err(Failed::Status(status)) if status.code == Code::NotFound as u8 => Err(gone()),
             Err(failed) => Err(failed),
         }
     }
 
     /// Notes what a directory names, each digest once.
-    fn meet(&mut self, directory: reapi::Directory) -> Result<(), Failed> {
-        let files = directory.files.into_iter().map(|file| (false, file.digest));
-        let directories = directory
-            .directories
-            .into_iter()
-            .map(|directory| (true, directory.digest));
-        for (is_directory, digest) in files.chain(directories) {
-            // One without a digest can't be fetched by anybody.
-            let digest = digest.ok_or_else(gone)?;
-            if self.seen.insert((is_directory, key(&digest).ok_or_else(gone)?)) {
-                if is_directory {
-                    self.directories.push(digest);
-                } else {
-                    self.files.push(digest);
-                }
-            }
+    fn meet(&mut self, entry: Entry<'_>, depth: u32) -> Result<(), Stop> {
+        // One without a digest can't be fetched by anybody.
+        let digest = entry.digest.as_ref().ok_or_else(gone)?;
+        if !self.seen.insert((entry.is_directory, key_of(digest).ok_or_else(gone)?)) {
+            return Ok(());
+        }
+        let too_large = |what| Err(Failed::from(Rejection::TooLarge(what)).into());
+        if self.seen.len().is_multiple_of(STEP) {
+            let met = self.room.grow(MET * STEP as u64);
+            met.map_err(|full| Failed::from(Rejection::from(full)))?;
         }
         if self.seen.len() > MOST_DIGESTS {
-            return Err(Rejection::TooLarge("it has more than 2^20 files and directories").into());
+            return too_large("it has more than 2^20 files and directories");
         }
+        let digest = reapi::Digest {
+            hash: digest.hash.to_owned(),
+            size_bytes: digest.size_bytes,
+        };
+        if !entry.is_directory {
+            self.files.push(digest);
+            return Ok(());
+        }
+        self.bytes = self.bytes.saturating_add(digest.size_bytes);
+        if self.bytes > MOST_BYTES {
+            return too_large("its directories have more than 256 MiB");
+        }
+        if depth >= DEEPEST {
+            return too_large("its directories are nested more than 2048 times");
+        }
+        let depth = depth + 1;
+        self.directories.push(Below { digest, depth });
         Ok(())
     }
 
@@ -232,11 +268,11 @@ impl<'a> Walk<'a> {
             blob_digests: self.files.split_off(rest),
             ..Default::default()
         };
-        let (answer, _) = self
+        let answer = self
             .calls
             .unary::<reapi::FindMissingBlobsResponse>(Method::FindMissingBlobs, Uris::default(), framed(&request))
             .await?;
-        if answer.missing_blob_digests.is_empty() {
+        if answer.message.missing_blob_digests.is_empty() {
             Ok(())
         } else {
             Err(gone())
@@ -250,13 +286,50 @@ fn gone() -> Failed {
     ))
 }
 
-fn directory(bytes: &[u8]) -> Result<reapi::Directory, Failed> {
-    reapi::Directory::decode(bytes).map_err(|_| gone())
+/// A directory that is to be read, and how deep it lies.
+struct Below {
+    digest: reapi::Digest,
+    depth: u32,
+}
+
+/// Why the reading of a directory ends.
+enum Stop {
+    /// It is none: as good as gone.
+    Unreadable,
+    Failed(Failed),
+}
+
+impl Stop {
+    fn why(self) -> Failed {
+        match self {
+            Stop::Unreadable => gone(),
+            Stop::Failed(failed) => failed,
+        }
+    }
+}
+
+impl From<TooMuch> for Stop {
+    fn from(_: TooMuch) -> Stop {
+        Stop::Unreadable
+    }
+}
+
+impl From<Failed> for Stop {
+    fn from(failed: Failed) -> Stop {
+        Stop::Failed(failed)
+    }
 }
 
 /// `None` for a digest that is none of SHA-256.
 fn key(digest: &reapi::Digest) -> Option<Key> {
-    if !is_digest(digest) {
+    key_of(&DigestOf {
+        hash: &digest.hash,
+        size_bytes: digest.size_bytes,
+    })
+}
+
+fn key_of(digest: &DigestOf<'_>) -> Option<Key> {
+    if !is_digest(digest.hash, digest.size_bytes) {
         return None;
     }
     let (high, low) = digest.hash.split_at_checked(32)?;

@@ -9,7 +9,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use prost::encoding::{WireType, decode_key, decode_varint};
 
 use bazel_remote_apis::google::bytestream::{QueryWriteStatusResponse, WriteResponse};
 
@@ -26,6 +25,7 @@ use crate::policy::kindness::Kindly;
 use crate::policy::method::{Method, ResourceKind};
 use crate::policy::{Scope, resource};
 use crate::status::Rejection;
+use crate::wire::fields::fields;
 
 /// The longest UpdateActionResult that is answered kindly, in bytes: what gRPC servers take of one message by default.
 const LONGEST_ACTION_RESULT: usize = 4 << 20;
@@ -151,24 +151,12 @@ async fn whole(upload: &mut Upload, share: &mut Share<'_>) -> Result<Option<Byte
 /// The content of the one field with this number, which holds a message. It is not decoded: in memory, an action result may
 /// be a hundred times as large as it came.
 fn only_message(message: &[u8], wanted: u32) -> Option<&[u8]> {
-    let (mut rest, mut found) = (message, None);
-    while !rest.is_empty() {
-        let (number, wire_type) = decode_key(&mut rest).ok()?;
-        let length = match wire_type {
-            WireType::Varint => {
-                decode_varint(&mut rest).ok()?;
-                0
-            }
-            WireType::SixtyFourBit => 8,
-            WireType::ThirtyTwoBit => 4,
-            WireType::LengthDelimited => usize::try_from(decode_varint(&mut rest).ok()?).ok()?,
-            WireType::StartGroup | WireType::EndGroup => return None,
-        };
-        let (content, behind) = rest.split_at_checked(length)?;
-        if number == wanted && (wire_type != WireType::LengthDelimited || found.replace(content).is_some()) {
+    let mut found = None;
+    for field in fields(message) {
+        let field = field.ok()?;
+        if field.number == wanted && found.replace(field.content?).is_some() {
             return None;
         }
-        rest = behind;
     }
     found
 }
@@ -176,6 +164,7 @@ fn only_message(message: &[u8], wanted: u32) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    #![expect(clippy::disallowed_methods, reason = "it reads what it wrote")]
     use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
     use proptest::prelude::*;
     use prost::Message;

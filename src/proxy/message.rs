@@ -4,8 +4,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
-/// The longest message that is taken from a backend, in bytes. gRPC's own limit is 4 MiB unless raised.
-const LONGEST: usize = 16 << 20;
+/// The longest message that is taken from a backend, in bytes: gRPC's own limit is 4 MiB unless raised, and nothing is asked
+/// for here that has more.
+const LONGEST: usize = 5 << 20;
 
 /// Takes one message out of the buffer, where it is whole.
 pub(crate) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str> {
@@ -18,7 +19,7 @@ pub(crate) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, &'static str>
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if length > LONGEST {
-        return Err("its message is longer than 16 MiB");
+        return Err("its message is longer than 5 MiB");
     }
     if buffer.len() - head.len() < length {
         return Ok(None);

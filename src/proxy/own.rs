@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
-use prost::Message;
 
 use super::answer::grpc_status;
 use super::body::release;
@@ -24,6 +23,7 @@ use crate::policy::{Permit, Uris};
 use crate::route::Way;
 use crate::status::{Code, Rejection};
 use crate::upstream::{Backend, Client, Outbound, Sent};
+use crate::wire::{self, Bounded};
 
 /// On whose behalf calls are made.
 pub(super) struct OwnCalls<'a> {
@@ -92,6 +92,15 @@ pub(super) struct Messages<'a> {
     _stream: Sent,
 }
 
+/// The message of an answer.
+pub(super) struct Decoded<Answer> {
+    /// Decoded.
+    pub(super) message: Answer,
+    /// As it came.
+    pub(super) bytes: Bytes,
+    _room: Reservation,
+}
+
 impl OwnCalls<'_> {
     /// The instance's name, as messages of a service carry it.
     ///
@@ -141,19 +150,30 @@ impl OwnCalls<'_> {
         self.view.live.backend(backend).ok_or(Rejection::NoBackend(service))
     }
 
-    /// A call with one message each way, which is given decoded and as it came.
-    pub(super) async fn unary<Answer: Message + Default>(
+    /// A call with one message each way, which is given decoded and as it came. What it takes is reserved with it.
+    pub(super) async fn unary<Answer: Bounded>(
         &self,
         method: Method,
         uris: Uris,
         request: Bytes,
-    ) -> Result<(Answer, Bytes), Failed> {
+    ) -> Result<Decoded<Answer>, Failed> {
         let mut messages = self.call(method, uris, request).await?;
         let first = messages.next().await?;
         messages.status().await?.ok()?;
-        let answer = first.and_then(|bytes| Some((Answer::decode(bytes.clone()).ok()?, bytes)));
-        let unreadable = || messages.faults.not_grpc("its message can't be read", Code::Unknown);
-        Ok(answer.ok_or_else(unreadable)?)
+        let unreadable = |why: &str| messages.faults.not_grpc(why, Code::Unknown);
+        let bytes = first.ok_or_else(|| unreadable("it has no message"))?;
+        let measured = wire::measure(bytes.clone()).map_err(|error| unreadable(&error.to_string()))?;
+        let room = self
+            .client
+            .purse()
+            .reserve(measured.cost().memory)
+            .map_err(Rejection::from)?;
+        let message = measured.decode().map_err(|error| unreadable(&error.to_string()))?;
+        Ok(Decoded {
+            message,
+            bytes,
+            _room: room,
+        })
     }
 
     /// Makes a call with one message, which comes with its prefix.

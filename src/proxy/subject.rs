@@ -1,12 +1,11 @@
 //! What a call is about, for the audit log: digests and URIs, picked out of the request as it streams by. Sans-I/O; what
 //! was decided does not depend on it, and bytes that it can't read only end the picking.
 
-use prost::Message;
-
 use bazel_remote_apis::build::bazel::remote::execution::v2::Digest;
 
 use crate::policy::method::Method;
 use crate::reference_storage::URN_PREFIX;
+use crate::wire;
 
 /// Digests and URIs that a line of the audit log has at most; more are counted.
 const MOST: usize = 1024;
@@ -294,7 +293,7 @@ impl Picker {
         }
         match shape {
             Shape::Digest => {
-                if let Ok(digest) = Digest::decode(bytes) {
+                if let Ok(digest) = wire::decode::<Digest>(bytes.to_vec()) {
                     subject.digests.push(digest);
                 }
             }
@@ -326,7 +325,7 @@ mod tests {
 
     use super::*;
 
-    fn picked(method: Method, message: &impl Message, split: usize) -> Subject {
+    fn picked(method: Method, message: &impl prost::Message, split: usize) -> Subject {
         let bytes = message.encode_to_vec();
         let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
         let framed = [&[0], length.as_slice(), &bytes].concat();

@@ -9,6 +9,7 @@ use super::blobs::by_digest;
 use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
+use super::memory;
 use super::result;
 use super::{Cache, check_digest_function};
 
@@ -25,12 +26,14 @@ impl ActionCache for Cache {
         let instance = Instance::parse(&request.instance_name)?;
         let action = BlobDigest::required(request.action_digest.as_ref(), "action_digest")?;
         let found = self.records.read(&path(&instance, &action)).await?;
-        let result: reapi::ActionResult = found.ok_or(Fault::NoActionResult(action))?;
+        let (result, room): (reapi::ActionResult, _) = found.ok_or(Fault::NoActionResult(action))?;
         if !self.is_complete(&instance, &result).await? {
             self.records.forget(&path(&instance, &action), &result).await?;
             return Err(Fault::NoActionResult(action).into());
         }
-        Ok(Response::new(result))
+        let mut response = Response::new(result);
+        memory::keep_until_encoded(room, &mut response);
+        Ok(response)
     }
 
     async fn update_action_result(

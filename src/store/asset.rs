@@ -12,6 +12,8 @@ use super::caller::Behalf;
 use super::digest::{BlobDigest, Hasher};
 use super::fault::Fault;
 use super::instance::Instance;
+use crate::wire::Kept::Bytes;
+use crate::wire::shapes::{FEW, bounded, digest, qualifiers};
 
 /// What an asset names. The same URI may name a blob and a directory: they are two assets.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,10 @@ pub(super) struct Asset {
     pub(super) pushed_at: Option<Timestamp>,
     #[prost(message, optional, tag = "5")]
     pub(super) expire_at: Option<Timestamp>,
+}
+
+bounded! {
+    ASSET: Asset, FEW, [(1, Bytes), qualifiers(2), digest(3)];
 }
 
 impl Names {
@@ -125,7 +131,7 @@ impl Cache {
         let now = now();
         for uri in &names.uris {
             let path = names.path(instance, kind, uri);
-            let Some(asset) = self.records.read::<Asset>(&path).await? else {
+            let Some((asset, _)) = self.records.read::<Asset>(&path).await? else {
                 continue;
             };
             let expired = asset.expire_at.is_some_and(|end| order(end) <= order(now));

@@ -15,8 +15,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
+use super::memory::{Memory, Reserve};
 use super::walk::{Stop, Walk};
 use super::{Cache, check_digest_function, memory};
+use crate::wire;
 
 /// Most bytes of blobs in one batch. With what is around them, a message gets larger than the
 /// 4 MiB that gRPC clients take by default: [`super::capabilities`] announces somewhat less.
@@ -140,20 +142,23 @@ impl ContentAddressableStorage for Cache {
             Ok(page) => page.min(PAGE),
             Err(_) => return field("page_size", "can't be negative"),
         };
-        let mut walk = Walk::new(self.blobs.clone(), instance, root);
+        let turn = self.turns.take().await?;
+        let mut walk = Walk::new(self.blobs.clone(), instance, root, turn)?;
         let first = match walk.next().await? {
-            Some(Stop::Present(directory)) => directory,
+            Some(Stop::Present(digest, bytes)) => Decoded::of(walk.memory(), digest, bytes)?,
             Some(Stop::Missing) | None => return Err(Fault::NoBlob(root).into()),
         };
-        let state = (walk, Some(first));
-        let pages = stream::try_unfold(state, move |(mut walk, carry)| async move {
-            let (directories, carry) = next_page(&mut walk, carry, page).await?;
+        let state = (walk, Vec::new(), Some(first));
+        let pages = stream::try_unfold(state, move |(mut walk, sent, carry)| async move {
+            // The page before is encoded.
+            drop::<Vec<Box<dyn Reserve>>>(sent);
+            let (directories, rooms, carry) = next_page(&mut walk, carry, page).await?;
             let response = reapi::GetTreeResponse {
                 directories,
                 next_page_token: String::new(),
             };
             let done = response.directories.is_empty();
-            Ok((!done).then_some((response, (walk, carry))))
+            Ok((!done).then_some((response, (walk, rooms, carry))))
         });
         Ok(Response::new(pages.boxed()))
     }
@@ -206,34 +211,51 @@ impl Cache {
     }
 }
 
-/// Collects directories until the page is full. The one that did not fit opens the next page.
+/// Collects directories until the page is full, with what is reserved for them. The one that did not fit opens the next
+/// page.
 async fn next_page(
     walk: &mut Walk,
-    mut carry: Option<reapi::Directory>,
+    mut carry: Option<Decoded>,
     page: usize,
-) -> Result<(Vec<reapi::Directory>, Option<reapi::Directory>), Fault> {
-    let mut directories = Vec::new();
+) -> Result<(Vec<reapi::Directory>, Vec<Box<dyn Reserve>>, Option<Decoded>), Fault> {
+    let (mut directories, mut rooms) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     while directories.len() < page {
-        let directory = match carry.take() {
-            Some(directory) => directory,
+        let Decoded(directory, room) = match carry.take() {
+            Some(decoded) => decoded,
             None => match walk.next().await? {
-                Some(Stop::Present(directory)) => directory,
+                Some(Stop::Present(digest, bytes)) => Decoded::of(walk.memory(), digest, bytes)?,
                 Some(Stop::Missing) => continue,
                 None => break,
             },
         };
         bytes += directory.encoded_len();
         if bytes > PAGE_BYTES && !directories.is_empty() {
-            carry = Some(directory);
+            carry = Some(Decoded(directory, room));
             break;
         }
         directories.push(directory);
+        rooms.push(room);
     }
-    Ok((directories, carry))
+    Ok((directories, rooms, carry))
 }
 
-/// The bytes of a batch.
+/// A directory for a page, with what is reserved for it.
+struct Decoded(reapi::Directory, Box<dyn Reserve>);
+
+impl Decoded {
+    fn of(memory: &dyn Memory, digest: BlobDigest, bytes: Bytes) -> Result<Self, Fault> {
+        let kind = "Directory";
+        let measured = wire::measure(bytes).map_err(|_| Fault::NotA { digest, kind })?;
+        let mut room = memory.reservation();
+        if !room.grow(measured.cost().memory) {
+            return Err(Fault::NoMemory);
+        }
+        let directory = measured.decode().map_err(|_| Fault::NotA { digest, kind })?;
+        Ok(Self(directory, room))
+    }
+}
+
 fn check_batch(sizes: impl Iterator<Item = u64>) -> Result<u64, Fault> {
     let total = sizes.fold(0_u64, u64::saturating_add);
     if total > LARGEST_BATCH {

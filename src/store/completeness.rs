@@ -5,21 +5,30 @@ use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use prost::Message;
 
 use super::Cache;
 use super::cas::AT_ONCE;
 use super::digest::BlobDigest;
 use super::fault::Fault;
 use super::instance::Instance;
+use super::memory::{self, Reserve};
 use super::rarely::Rarely;
 use super::space::Mark;
 use super::walk::{Stop, Walk};
+use crate::wire::TooMuch;
+use crate::wire::tree::{self, Entry, Kind};
 
 /// Most bytes of `Tree` messages that are read to check one result. A result with more is never given
 /// out: nobody could say whether it is complete, and whoever may write results could have a reader's
 /// call take any amount of work.
 const LARGEST_TREES: u64 = 64 << 20;
+
+/// Most files of one result or one tree.
+const MOST_FILES: usize = 1 << 20;
+
+/// What is remembered of a file, in bytes; it is reserved for so many at a time.
+const REMEMBERED: u64 = 96;
+const STEP: usize = 1024;
 
 /// Trees that were found whole a moment ago, and when that was looked for.
 pub(super) type WholeTrees = moka::future::Cache<(Instance, BlobDigest), Mark>;
@@ -37,12 +46,12 @@ pub(super) fn no_trees() -> WholeTrees {
 impl Cache {
     /// Whether everything that a result names is here. Each blob of it is used by that.
     pub(super) async fn is_complete(&self, instance: &Instance, result: &reapi::ActionResult) -> Result<bool, Fault> {
-        let mut wanted = Wanted::default();
+        let mut wanted = Wanted::new()?;
         for file in &result.output_files {
-            wanted.file(file.digest.as_ref());
+            wanted.file(file.digest.as_ref())?;
         }
-        wanted.stream(result.stdout_digest.as_ref());
-        wanted.stream(result.stderr_digest.as_ref());
+        wanted.stream(result.stdout_digest.as_ref())?;
+        wanted.stream(result.stderr_digest.as_ref())?;
         let mut met = HashSet::new();
         for directory in &result.output_directories {
             // The same directory under another path is the same again.
@@ -69,7 +78,7 @@ impl Cache {
             return Ok(true);
         }
         let mark = self.objects.mark();
-        let mut wanted = Wanted::default();
+        let mut wanted = Wanted::new()?;
         let whole =
             self.want_directory(instance, *root, &mut wanted).await? && self.holds_all(instance, wanted).await?;
         if whole {
@@ -112,24 +121,21 @@ impl Cache {
             }
             return Ok(false);
         }
-        // Trees are decoded as a whole, so not many at a time.
-        let Ok(_turn) = self.trees.acquire().await else {
+        let Some(mut pieces) = self.blobs.read(instance, &digest, 0..digest.size()).await? else {
             return Ok(false);
         };
-        let bytes = match self.blobs.load(instance, &digest).await {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) | Err(Fault::Damaged(_)) => return Ok(false),
-            Err(fault) => return Err(fault),
-        };
-        let Ok(tree) = reapi::Tree::decode(bytes) else {
-            return Ok(false);
-        };
-        for directory in tree.root.iter().chain(&tree.children) {
-            for file in &directory.files {
-                wanted.file(file.digest.as_ref());
+        let mut tree = tree::Reader::new(Kind::Tree, digest.size(), |entry| wanted.entry(&entry));
+        loop {
+            let read = match pieces.try_next().await {
+                Ok(Some(piece)) => tree.push(&piece),
+                Ok(None) => return tree.finish().map_or_else(Stopped::whole, |()| Ok(true)),
+                Err(Fault::Damaged(_)) => return Ok(false),
+                Err(fault) => return Err(fault),
+            };
+            if let Err(stopped) = read {
+                return stopped.whole();
             }
         }
-        Ok(true)
     }
 
     /// Adds the files of an output directory that comes as `Directory` messages; false where one
@@ -151,17 +157,19 @@ impl Cache {
 
     /// Adds the files below a directory; false where one of the directories isn't here.
     async fn want_directory(&self, instance: &Instance, root: BlobDigest, wanted: &mut Wanted) -> Result<bool, Fault> {
-        let mut walk = Walk::new(self.blobs.clone(), instance.clone(), root);
+        let turn = self.turns.take().await?;
+        let mut walk = Walk::new(self.blobs.clone(), instance.clone(), root, turn)?;
         loop {
             match walk.next().await {
-                Ok(Some(Stop::Present(directory))) => {
-                    for file in &directory.files {
-                        wanted.file(file.digest.as_ref());
+                Ok(Some(Stop::Present(_, directory))) => {
+                    let read = tree::read(Kind::Directory, &directory, |entry| wanted.entry(&entry));
+                    if let Err(stopped) = read {
+                        return stopped.whole();
                     }
                 }
                 Ok(None) => return Ok(true),
                 Ok(Some(Stop::Missing))
-                | Err(Fault::Damaged(_) | Fault::NotA { .. } | Fault::TooLarge { .. } | Fault::TreeTooLarge(_)) => {
+                | Err(Fault::Damaged(_) | Fault::NotA { .. } | Fault::TooLarge { .. } | Fault::TreeTooLarge) => {
                     return Ok(false);
                 }
                 Err(fault) => return Err(fault),
@@ -171,30 +179,89 @@ impl Cache {
 }
 
 /// The blobs that have to be here.
-#[derive(Default)]
 struct Wanted {
     digests: HashSet<BlobDigest>,
     /// Size of the trees that were read to find them.
     tree_bytes: u64,
     /// One was asked for in a way that no blob can fulfil.
     malformed: bool,
+    /// Reserved for the digests.
+    room: Box<dyn Reserve>,
 }
 
 impl Wanted {
-    fn file(&mut self, digest: Option<&reapi::Digest>) {
-        match BlobDigest::required(digest, "digest") {
-            Ok(digest) => {
-                self.digests.insert(digest);
-            }
-            Err(_) => self.malformed = true,
+    fn new() -> Result<Self, Fault> {
+        Ok(Self {
+            digests: HashSet::new(),
+            tree_bytes: 0,
+            malformed: false,
+            room: memory::reservation()?,
+        })
+    }
+
+    fn file(&mut self, digest: Option<&reapi::Digest>) -> Result<(), Fault> {
+        self.add(BlobDigest::required(digest, "digest").ok())
+    }
+
+    /// A file that a directory names.
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), Stopped> {
+        match entry.is_directory {
+            true => Ok(()),
+            false => Ok(self.add(entry.digest.as_ref().and_then(BlobDigest::named))?),
+        }
+    }
+
+    fn add(&mut self, digest: Option<BlobDigest>) -> Result<(), Fault> {
+        let Some(digest) = digest else {
+            self.malformed = true;
+            return Ok(());
+        };
+        if self.digests.insert(digest)
+            && self.digests.len().is_multiple_of(STEP)
+            && !self.room.grow(REMEMBERED * STEP as u64)
+        {
+            return Err(Fault::NoMemory);
+        }
+        match self.digests.len() <= MOST_FILES {
+            true => Ok(()),
+            false => Err(Fault::TreeTooLarge),
         }
     }
 
     /// Standard output or error: some clients send an empty message where there is none.
-    fn stream(&mut self, digest: Option<&reapi::Digest>) {
-        let given = digest.filter(|digest| **digest != reapi::Digest::default());
-        if given.is_some() {
-            self.file(given);
+    fn stream(&mut self, digest: Option<&reapi::Digest>) -> Result<(), Fault> {
+        match digest.filter(|digest| **digest != reapi::Digest::default()) {
+            Some(given) => self.file(Some(given)),
+            None => Ok(()),
         }
+    }
+}
+
+/// Why a tree is not read to its end.
+enum Stopped {
+    /// It is none.
+    NoTree,
+    Fault(Fault),
+}
+
+impl Stopped {
+    /// Whether it is whole, which it is not as far as anybody can tell.
+    fn whole(self) -> Result<bool, Fault> {
+        match self {
+            Stopped::NoTree | Stopped::Fault(Fault::TreeTooLarge) => Ok(false),
+            Stopped::Fault(fault) => Err(fault),
+        }
+    }
+}
+
+impl From<TooMuch> for Stopped {
+    fn from(_: TooMuch) -> Self {
+        Stopped::NoTree
+    }
+}
+
+impl From<Fault> for Stopped {
+    fn from(fault: Fault) -> Self {
+        Stopped::Fault(fault)
     }
 }

@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 
 use super::fault::Fault;
+use crate::wire::tree::DigestOf;
 
 /// A well-formed SHA-256 digest (remote_execution.proto, `Digest`). The size never exceeds
 /// `i64::MAX`, so it goes back into a message as it came.
@@ -44,6 +45,13 @@ impl BlobDigest {
     /// digits or the size is negative.
     pub(super) fn required(digest: Option<&reapi::Digest>, field: &'static str) -> Result<Self, Fault> {
         Self::parse(digest.ok_or(Fault::Absent(field))?, field)
+    }
+
+    /// Reads a digest that a directory names; None where the hash is not 64 lower-case hex digits or the size is negative.
+    pub(super) fn named(digest: &DigestOf<'_>) -> Option<Self> {
+        let hash = unhex(digest.hash)?;
+        let size = u64::try_from(digest.size_bytes).ok()?;
+        Some(Self { hash, size })
     }
 
     /// Reads a digest that stands in `field` of a request.

@@ -151,9 +151,11 @@ pub(super) enum Fault {
         /// The limit, bytes.
         limit: u64,
     },
-    /// The caller's: a tree with more directories than the store walks.
-    #[error("the tree has more than {0} directories; read its directories one by one")]
-    TreeTooLarge(usize),
+    /// The caller's: a tree that is too much for one walk.
+    #[error(
+        "the tree has more than 2^19 directories, or 256 MiB of them, or is too deep or too slow to walk; read its directories one by one"
+    )]
+    TreeTooLarge,
     /// The storage's: a blob that has other bytes than were written.
     #[error("blob {0} is damaged on the server, and was removed; push it again")]
     Damaged(BlobDigest),
@@ -221,7 +223,7 @@ impl Fault {
             | Self::Unfinished { .. } => Code::InvalidArgument,
             Self::OutOfRange { .. } => Code::OutOfRange,
             Self::NoBlob(_) | Self::NoActionResult(_) | Self::NoAsset(_) | Self::NoUpload(_) => Code::NotFound,
-            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge(_) => Code::FailedPrecondition,
+            Self::NotA { .. } | Self::TooLarge { .. } | Self::TreeTooLarge => Code::FailedPrecondition,
             Self::OverQuota { .. } | Self::NoRoom | Self::NoShare | Self::DiskFull(_) => Code::ResourceExhausted,
             Self::Damaged(_) | Self::LostPart(_) => Code::DataLoss,
             Self::UploadBusy(_) | Self::NoMemory | Self::Evicted(_) | Self::Storage(_) => Code::Unavailable,

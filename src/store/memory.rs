@@ -22,6 +22,7 @@ use self::answer::Answer;
 use self::request::Reserved;
 use super::caller::OnBehalf;
 use super::fault::Fault;
+use super::requests::Kind;
 
 /// How long a call waits for others to end that have the memory which it needs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,6 +57,14 @@ pub trait Reserve: fmt::Debug + Send + Sync {
 tokio::task_local! {
     /// Of the call that runs.
     static CALLER: Arc<dyn Memory>;
+}
+
+/// What may be kept for the caller of the call that runs: for what its answer keeps, which is made after the call.
+///
+/// # Errors
+/// [`Fault::NoMemory`] outside of a call.
+pub(super) fn of_caller() -> Result<Arc<dyn Memory>, Fault> {
+    CALLER.try_with(Arc::clone).map_err(|_| Fault::NoMemory)
 }
 
 /// A reservation of nothing, for the caller of the call that runs.
@@ -118,7 +127,8 @@ impl Service<Request<Incoming>> for Reserving {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let memory = self.callers.memory(request.headers());
         let (parts, body) = request.into_parts();
-        let (body, kept) = Reserved::new(body, Arc::clone(&memory));
+        let kind = Kind::of_path(parts.uri.path());
+        let (body, kept) = Reserved::new(body, Arc::clone(&memory), kind);
         let call = self.routes.call(Request::from_parts(parts, body));
         Box::pin(CALLER.scope(Arc::clone(&memory), async move {
             let mut response = call.await?;

@@ -14,8 +14,10 @@ use prost::Message;
 
 use super::digest::Hasher;
 use super::fault::Fault;
+use super::memory::{self, Reserve};
 use super::objects::{Found, Objects};
 use super::rarely::Rarely;
+use crate::wire::{self, Bounded};
 
 /// Largest record that is read, in bytes: what a request can carry.
 pub(super) const LARGEST: u64 = (super::LARGEST_MESSAGE + HEAD + TAIL) as u64;
@@ -39,15 +41,24 @@ impl Records {
     }
 
     /// The record at `path`. One that is not as it was written is removed, and is none: the caller makes it anew.
-    pub(super) async fn read<M: Message + Default>(&self, path: &Path) -> Result<Option<M>, Fault> {
+    ///
+    /// What it takes in memory is reserved first, and stays so until the reservation is dropped.
+    pub(super) async fn read<M: Bounded>(&self, path: &Path) -> Result<Option<(M, Box<dyn Reserve>)>, Fault> {
         let Some(Found { result: found, reader }) = self.objects.get(path, None).await? else {
             return Ok(None);
         };
-        let record = match found.meta.size <= LARGEST {
-            true => open(path, found.bytes().await?).and_then(|message| M::decode(message).ok()),
+        let message = match found.meta.size <= LARGEST {
+            true => open(path, found.bytes().await?).and_then(|message| wire::measure(message).ok()),
             false => None,
         };
         drop(reader);
+        let record = match message {
+            Some(message) => {
+                let room = memory::reserve_when_free(message.cost().memory).await?;
+                message.decode().ok().map(|record| (record, room))
+            }
+            None => None,
+        };
         if record.is_none() {
             self.remove_damaged::<M>(path).await?;
         }
@@ -76,7 +87,7 @@ impl Records {
         Ok(())
     }
 
-    async fn remove_damaged<M: Message + Default>(&self, path: &Path) -> Result<(), Fault> {
+    async fn remove_damaged<M: Bounded>(&self, path: &Path) -> Result<(), Fault> {
         let at = path.clone();
         let check = |store: Arc<dyn ObjectStore>| async move {
             let Ok(found) = store.get(&at).await else {
@@ -84,7 +95,7 @@ impl Records {
             };
             let damaged = match found.meta.size <= LARGEST {
                 true => match found.bytes().await {
-                    Ok(bytes) => open(&at, bytes).is_none_or(|message| M::decode(message).is_err()),
+                    Ok(bytes) => open(&at, bytes).is_none_or(|message| wire::decode::<M>(message).is_err()),
                     Err(_) => false,
                 },
                 false => true,

@@ -3,6 +3,7 @@
 
 mod action_cache;
 mod asset;
+mod bombs;
 mod bytestream;
 mod cas;
 mod connection;

@@ -12,7 +12,6 @@ use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::header::{CONTENT_TYPE, HeaderValue, TE, USER_AGENT};
 use http::{Method as HttpMethod, Request, Version};
-use prost::Message;
 
 use super::dial::Dialed;
 use super::endpoint::Endpoint;
@@ -24,6 +23,8 @@ use crate::policy::method::Method;
 use crate::proxy::{grpc_status, message};
 use crate::snapshot::backends::{HealthPlan, Question};
 use crate::status::Code;
+use crate::wire;
+use crate::wire::shapes::{FEW, bounded};
 
 /// How long an answer may take, with the way to it.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,10 +53,14 @@ struct Answer {
 }
 
 /// The answer of grpc.health.v1 (grpc/health/v1/health.proto).
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct HealthCheckResponse {
     #[prost(int32, tag = "1")]
     status: i32,
+}
+
+bounded! {
+    HEALTH: HealthCheckResponse, FEW, [];
 }
 
 /// `HealthCheckResponse.ServingStatus.SERVING`
@@ -220,7 +225,7 @@ fn judge(question: &Question, answer: Answer) -> Result<(), String> {
     match (question, code) {
         (Question::Health, 0) => {
             let answer = message::take(&mut body)?.ok_or("its answer has no message")?;
-            match HealthCheckResponse::decode(answer) {
+            match wire::decode::<HealthCheckResponse>(answer) {
                 Ok(answer) if answer.status == SERVING => Ok(()),
                 Ok(_) => Err("it says that it does not serve".to_owned()),
                 Err(_) => Err("its answer can't be read".to_owned()),

@@ -25,6 +25,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::disallowed_methods,
     reason = "a test says by a panic what is wrong"
 )]
 

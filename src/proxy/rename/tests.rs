@@ -1,6 +1,7 @@
 //! Renamed requests, on every split.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::disallowed_methods, reason = "it reads what it wrote")]
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
 use bazel_remote_apis::google::bytestream::WriteRequest;

@@ -1,5 +1,7 @@
 //! The body of a request, in front of gRPC: what a message will take is reserved when its prefix comes, as a whole. So no
-//! call that waits for memory holds half a message, for whose other half another one waits.
+//! call that waits for memory holds half a message, for whose other half another one waits. What its message will be decoded
+//! to is counted while it comes, and reserved as well; a message that has more entries than one of its kind may have is
+//! refused before it is decoded.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +14,9 @@ use tonic::Status;
 
 use super::{Memory, PATIENCE, Reserve};
 use crate::store::fault::Fault;
+use crate::store::requests::Kind;
 use crate::store::{LARGEST_MESSAGE, STREAM_WINDOW};
+use crate::wire::{Counter, TooMuch, Walk};
 
 /// A body whose messages are reserved.
 pub(in crate::store) struct Reserved<B> {
@@ -42,16 +46,26 @@ struct Messages {
     left: u64,
     /// The longest so far. gRPC keeps its buffer for the next one.
     longest: u64,
+    /// The most that one was decoded to so far, in bytes.
+    dearest: u64,
+    /// What kind they are.
+    kind: Option<Kind>,
+    /// Of the message that is coming.
+    count: Option<(Walk, Counter)>,
 }
 
 impl<B> Reserved<B> {
-    pub(super) fn new(body: B, memory: Arc<dyn Memory>) -> (Self, Kept) {
+    /// The body of a request whose messages are of this kind; without one they are none that anybody decodes.
+    pub(super) fn new(body: B, memory: Arc<dyn Memory>, kind: Option<Kind>) -> (Self, Kept) {
         let kept = Kept::default();
         let body = Self {
             body,
             memory,
             kept: Arc::clone(&kept),
-            messages: Messages::default(),
+            messages: Messages {
+                kind,
+                ..Messages::default()
+            },
             received: 0,
             reserved: 0,
             waiting: None,
@@ -64,10 +78,10 @@ impl<B> Reserved<B> {
     /// # Errors
     /// How much has to be waited for.
     fn reserve(&mut self, chunk: &Bytes) -> Result<(), u64> {
-        self.messages.pass(chunk);
         self.received = (self.received + chunk.len() as u64).min(STREAM_WINDOW.into());
         // A longer one will be refused.
-        let needed = self.messages.longest.min(LARGEST_MESSAGE as u64) + self.received;
+        let messages = &self.messages;
+        let needed = messages.longest.min(LARGEST_MESSAGE as u64) + messages.dearest + self.received;
         let more = needed.saturating_sub(self.reserved);
         if more == 0 {
             return Ok(());
@@ -115,6 +129,9 @@ where
                 Ok(chunk) => chunk,
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             };
+            if let Err(error) = this.messages.pass(&chunk) {
+                return Poll::Ready(Some(Err(Status::invalid_argument(error.to_string()).into())));
+            }
             match this.reserve(&chunk) {
                 Ok(()) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
                 Err(more) => this.waiting = Some((chunk, this.wait(more))),
@@ -144,11 +161,18 @@ where
 
 impl Messages {
     /// Takes the next bytes.
-    fn pass(&mut self, mut bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// When a message must not be decoded.
+    fn pass(&mut self, mut bytes: &[u8]) -> Result<(), TooMuch> {
         while !bytes.is_empty() {
             if self.left > 0 {
                 let passed = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
                 self.left -= passed as u64;
+                if let Some((walk, counter)) = &mut self.count {
+                    walk.push(bytes.get(..passed).unwrap_or_default(), counter)?;
+                    self.dearest = self.dearest.max(counter.cost().memory);
+                }
                 bytes.advance(passed);
                 continue;
             }
@@ -160,17 +184,23 @@ impl Messages {
             self.filled += missing;
             bytes = rest;
             if self.filled == self.head.len() {
-                let [_, a, b, c, d] = self.head;
+                let [flag, a, b, c, d] = self.head;
                 self.left = u32::from_be_bytes([a, b, c, d]).into();
                 self.longest = self.longest.max(self.left);
                 self.filled = 0;
+                // A compressed one is refused.
+                let kind = self.kind.filter(|_| flag == 0);
+                let counter = kind.map(|kind| Counter::new(kind.shape, kind.bound, self.left));
+                self.count = counter.transpose()?.map(|counter| (Walk::new(self.left), counter));
             }
         }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
     #[test]
@@ -184,12 +214,12 @@ mod tests {
         for piece in [1, 2, 7, bytes.len()] {
             let mut messages = Messages::default();
             for piece in bytes.chunks(piece) {
-                messages.pass(piece);
+                messages.pass(piece).unwrap();
             }
             assert_eq!((messages.longest, messages.left, messages.filled), (700, 0, 0));
         }
         let mut messages = Messages::default();
-        messages.pass(&[0, 0, 0xff, 0, 0]);
+        messages.pass(&[0, 0, 0xff, 0, 0]).unwrap();
         assert_eq!((messages.longest, messages.left), (0xff_0000, 0xff_0000));
     }
 }
