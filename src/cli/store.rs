@@ -25,7 +25,7 @@ pub enum Command {
 /// Arguments of `casgate store verify`.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
-    /// The folders of stores
+    /// The folders of stores, or their URLs as a configuration names them
     #[arg(required_unless_present = "config", value_name = "FOLDER")]
     pub folders: Vec<PathBuf>,
     /// The configuration file whose stores are meant
@@ -47,7 +47,7 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
     let Command::Verify(args) = command;
     let folders = match &args.config {
         Some(file) => configured(file)?,
-        None => args.folders.clone(),
+        None => args.folders.iter().map(|folder| named(folder)).collect(),
     };
     let mut left = false;
     for folder in folders {
@@ -55,6 +55,11 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
         left |= report.damaged > report.removed;
     }
     Ok(ExitCode::from(if left { 2 } else { 0 }))
+}
+
+fn named(folder: &Path) -> PathBuf {
+    let url = folder.to_str().and_then(store::folder);
+    url.unwrap_or_else(|| folder.to_owned())
 }
 
 fn configured(file: &Path) -> Result<Vec<PathBuf>, Failure> {

@@ -323,7 +323,7 @@ async fn is_damaged(store: Arc<dyn ObjectStore>, path: Path, digest: BlobDigest)
     let GetResultPayload::File(mut file, _) = found.payload else {
         return false;
     };
-    let check = move || match Hasher::of_file(&mut file) {
+    let check = move || match Hasher::of_file(&mut file, |_| ()) {
         Ok(actual) => actual != digest,
         Err(error) => error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
     };
@@ -365,4 +365,21 @@ fn storage(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
         store: "file",
         source: Box::new(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_has_one_blob_at_a_time_read_for_it() {
+        let checks = Arc::default();
+        let first = Turn::take(&checks);
+        assert!(first.is_some());
+        assert!(Turn::take(&checks).is_none());
+        drop(first);
+        assert!(Turn::take(&checks).is_some());
+        checks.lock().extend(1..=CHECKS as u128);
+        assert!(Turn::take(&checks).is_none(), "enough is read for others");
+    }
 }

@@ -139,14 +139,18 @@ impl Hasher {
         self.size += data.len() as u64;
     }
 
-    /// The digest of what is in a file, from where it stands to its end. Blocks on the file system.
-    pub(super) fn of_file(file: &mut impl Read) -> io::Result<BlobDigest> {
+    /// The digest of what is in a file, from where it stands to its end. Tells of each piece how many bytes it has. Blocks on
+    /// the file system.
+    pub(super) fn of_file(file: &mut impl Read, mut piece_read: impl FnMut(u64)) -> io::Result<BlobDigest> {
         let mut hasher = Self::new();
         let mut piece = vec![0; 256 << 10];
         loop {
             match file.read(&mut piece) {
                 Ok(0) => return Ok(hasher.finish()),
-                Ok(read) => hasher.update(&piece[..read]),
+                Ok(read) => {
+                    hasher.update(&piece[..read]);
+                    piece_read(read as u64);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

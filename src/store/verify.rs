@@ -76,8 +76,13 @@ pub fn verify(folder: &Path, repair: bool, mut progress: impl FnMut(Progress<'_>
     let mut report = Report::default();
     let mut read = 0;
     walk(folder, &mut |file, metadata| {
-        let checked = check(folder, file)?;
-        read += metadata.len();
+        let begun = read;
+        let checked = check(folder, file, |bytes| {
+            read += bytes;
+            progress(Progress::Read { bytes: read, of });
+        })?;
+        // Not all of it is read of each.
+        read = begun + metadata.len();
         match checked {
             Checked::Blob => report.blobs += 1,
             Checked::Record => report.records += 1,
@@ -137,7 +142,7 @@ fn walk(root: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<()>)
     Ok(())
 }
 
-fn check(root: &Path, path: &Path) -> io::Result<Checked> {
+fn check(root: &Path, path: &Path, piece_read: impl FnMut(u64)) -> io::Result<Checked> {
     let name = path.strip_prefix(root).ok().and_then(Path::to_str);
     let Some(name) = name else {
         return Ok(Checked::Foreign);
@@ -162,7 +167,7 @@ fn check(root: &Path, path: &Path) -> io::Result<Checked> {
     });
     Ok(match blob {
         Some(digest) if digest.size() != metadata.len() => Checked::Damaged(Damage::Size, was),
-        Some(digest) => match Hasher::of_file(&mut file) {
+        Some(digest) => match Hasher::of_file(&mut file, piece_read) {
             Ok(actual) if actual == digest => Checked::Blob,
             Ok(_) => Checked::Damaged(Damage::Content, was),
             Err(_) => Checked::Damaged(Damage::Unreadable, was),

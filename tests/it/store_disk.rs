@@ -61,6 +61,8 @@ async fn what_the_disk_has_not_kept_is_told_removed_and_healed_by_a_push() {
 
     // Nobody has read these. The gate goes on meanwhile.
     assert_eq!(verify(&[], folder.path()).0, Some(0));
+    let url = format!("file:{}", folder.path().display());
+    assert_eq!(verify(&[], Path::new(&url)).0, Some(0));
     flip(&file(folder.path(), blobs[2]), 0);
     let record = files(&folder.path().join("ac")).remove(0);
     let size = std::fs::metadata(&record).unwrap().len();

@@ -146,6 +146,31 @@ async fn a_part_of_a_blob_can_not_be_checked_and_checks_can_be_turned_off() {
     }
 }
 
+#[tokio::test]
+async fn a_tree_that_was_whole_a_moment_ago_is_not_when_a_part_of_it_was_damaged() {
+    for (folder, _store, mut remote, _) in stores().await {
+        let part = push(&mut remote, &noise(1000)).await;
+        let root = directory([("f", part.clone())], []);
+        let root = remote.store(&prost::Message::encode_to_vec(&root)).await;
+        let name = asset_v1::PushDirectoryRequest {
+            uris: vec!["urn:x".to_owned()],
+            root_directory_digest: Some(root),
+            ..Default::default()
+        };
+        remote.push.push_directory(name).await.unwrap();
+        let fetch = asset_v1::FetchDirectoryRequest {
+            uris: vec!["urn:x".to_owned()],
+            ..Default::default()
+        };
+        remote.fetch.fetch_directory(fetch.clone()).await.unwrap();
+        flip(&file(folder.path(), &part), 5);
+        let error = remote.read(&blob_name(&part), 0, 0).await.unwrap_err();
+        assert_eq!(error.code(), Code::DataLoss);
+        let error = remote.fetch.fetch_directory(fetch).await.unwrap_err();
+        assert_eq!(error.code(), Code::NotFound);
+    }
+}
+
 /// Where records of this kind are.
 fn records(folder: &Path, kind: &str) -> Vec<PathBuf> {
     // Without a record there is no folder.
