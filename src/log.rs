@@ -1,33 +1,47 @@
 //! The log on standard error. No thread that serves calls ever waits for whoever reads it: lines go through a bounded
 //! queue to a thread of their own, and what does not fit is dropped and counted.
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+mod queue;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::file::LogFormat;
 use crate::snapshot::LogPlan;
 
-/// How many lines may wait: seconds of a busy gate, and at some 500 bytes a line about 8 MiB.
+use queue::{Bounds, queue};
+
+/// How many lines may wait: seconds of a busy gate.
 pub const LINES: usize = 16 * 1024;
+/// How many bytes may wait. A line has 500, but one with names that a client chose has thousands.
+const BYTES: usize = 8 << 20;
 
 /// A log that is written. Dropping it writes what still waits, for a second at most: a reader that has stopped reading
 /// can't keep the program from ending.
 #[derive(Debug)]
 #[must_use = "dropping it ends the log"]
 pub struct Log {
-    dropped: ErrorCounter,
+    dropped: Arc<AtomicU64>,
     _writer: WorkerGuard,
 }
 
 impl Log {
     /// Begins to log to standard error, for the whole process.
     pub fn start(plan: &LogPlan) -> Log {
-        let (queue, writer) = NonBlockingBuilder::default()
-            .lossy(true)
-            .buffered_lines_limit(LINES)
-            .thread_name("casgate-log")
-            .finish(std::io::stderr());
-        let dropped = queue.error_counter();
+        let bounds = Bounds {
+            lines: LINES,
+            bytes: BYTES,
+        };
+        let (queue, writer, dropped) = queue(bounds, std::io::stderr(), |exit| {
+            NonBlockingBuilder::default()
+                .lossy(true)
+                .buffered_lines_limit(LINES)
+                .thread_name("casgate-log")
+                .finish(exit)
+        });
         let filter = EnvFilter::try_new(&plan.filter).unwrap_or_default();
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue);
         let installed = match plan.format {
@@ -45,7 +59,7 @@ impl Log {
     }
 
     /// Counts the lines that did not fit.
-    pub fn dropped(&self) -> ErrorCounter {
-        self.dropped.clone()
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.dropped)
     }
 }

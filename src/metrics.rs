@@ -7,11 +7,11 @@ mod calls;
 mod limit;
 mod sum;
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use tracing_appender::non_blocking::ErrorCounter;
 
 pub use calls::{Calls, End};
 pub use limit::{Action, Limit};
@@ -80,7 +80,7 @@ pub struct Metrics {
     kind_answers: IntCounterVec,
     /// `casgate_log_dropped_total`
     log_dropped: IntCounter,
-    log_counter: OnceLock<ErrorCounter>,
+    log_counter: OnceLock<Arc<AtomicU64>>,
 }
 
 impl Metrics {
@@ -244,7 +244,7 @@ impl Metrics {
     }
 
     /// Where the dropped lines of the log are counted; without it none are.
-    pub fn count_dropped_lines(&self, counter: ErrorCounter) {
+    pub fn count_dropped_lines(&self, counter: Arc<AtomicU64>) {
         let _first = self.log_counter.get_or_init(|| counter);
     }
 
@@ -254,7 +254,7 @@ impl Metrics {
     /// When a metric can't be written in that format.
     pub fn text(&self) -> Result<String, prometheus::Error> {
         if let Some(counter) = self.log_counter.get() {
-            let more = (counter.dropped_lines() as u64).saturating_sub(self.log_dropped.get());
+            let more = counter.load(Ordering::Relaxed).saturating_sub(self.log_dropped.get());
             self.log_dropped.inc_by(more);
         }
         let calls = self.calls.iter().flat_map(Calls::gather);
