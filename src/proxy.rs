@@ -115,7 +115,7 @@ async fn try_handle(
     verdict::check_served(snapshot, method)?;
     right::check(caller, &view)?;
     verdict::check_ever(&snapshot.policy, identity, &view.standing, method)?;
-    let mut upload = Upload::new(method, body, reserved);
+    let mut upload = Upload::new(method, body, caller, reserved);
     // A build may have nothing to tell for long.
     if method != Method::PublishBuildToolEventStream {
         upload.wait_at_most(snapshot.limits.stall_timeout);

@@ -5,6 +5,7 @@
 //! connection, which others share, for an attack. A server acts on whole messages only, so that the pieces of one may wait
 //! for each other. A copy also lets go of the buffer that the bytes came in, which may be much larger than they are.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,10 +14,12 @@ use futures_util::FutureExt;
 use h2::RecvStream;
 
 use super::metered::Pace;
+use super::outgoing::{Outgoing, SMALL as SMALLEST};
 use super::prefix::{Progress, Reader, Refusal};
 use super::rename::Rename;
 use super::subject::{Picker, Subject};
 use crate::clients::{Full, Reservation};
+use crate::connection::Caller;
 use crate::http2::{self, Closed};
 use crate::policy::instance::InstanceName;
 use crate::policy::method::{InstanceIn, Method};
@@ -57,6 +60,8 @@ pub(super) struct Upload {
     base: u64,
     /// The part of it that is body.
     in_hand: u64,
+    /// What the backend has not taken.
+    outgoing: Outgoing,
     /// Whether something stays in the window because no more may be kept.
     is_short: bool,
     received: u64,
@@ -79,8 +84,11 @@ pub(super) enum Stop {
 
 impl Upload {
     /// `held` is what the call takes beside its body.
-    pub(super) fn new(method: Method, body: RecvStream, held: Reservation) -> Upload {
+    pub(super) fn new(method: Method, body: RecvStream, caller: &Arc<Caller>, mut held: Reservation) -> Upload {
+        let outgoing = Outgoing::new(caller);
+        outgoing.set_least(held.split(SMALLEST as u64));
         Upload {
+            outgoing,
             base: held.bytes(),
             held,
             in_hand: 0,
@@ -223,11 +231,7 @@ impl Upload {
                 if let Some(pace) = &mut self.pace {
                     pace.pass(chunk.len()).await;
                 }
-                let sent = if is_first {
-                    to.send_first(chunk, is_last).await
-                } else {
-                    to.send(chunk, is_last).await
-                };
+                let sent = send(&mut self.outgoing, &mut to, chunk, is_first, is_last).await;
                 sent.map_err(|Closed| Stop::BackendClosed)?;
                 // What was sent and is not reserved can't stay to be sent again.
                 self.replayable &= !self.is_short;
@@ -378,7 +382,7 @@ impl Upload {
     fn reserved(&self, more: u64) -> u64 {
         let kept = self.in_hand + more + self.reader.kept() as u64;
         // Buffers are larger than what is in them.
-        self.base + (kept + kept / 4).saturating_sub(SHORT)
+        self.base + (kept + kept / 8).saturating_sub(SHORT)
     }
 
     fn release(&mut self, bytes: usize) {
@@ -386,6 +390,30 @@ impl Upload {
         self.owed -= bytes;
         release(&mut self.body, bytes);
     }
+}
+
+/// Hands a chunk to HTTP/2, which keeps it until the backend takes it. What can't be reserved stays in the client's window.
+async fn send(
+    outgoing: &mut Outgoing,
+    to: &mut Body<'_>,
+    mut chunk: Bytes,
+    is_first: bool,
+    is_last: bool,
+) -> Result<(), Closed> {
+    let mut is_first = is_first;
+    while !chunk.is_empty() {
+        let Some(piece) = outgoing.piece(&mut chunk) else {
+            outgoing.gone().await;
+            continue;
+        };
+        let is_last = is_last && chunk.is_empty();
+        if std::mem::take(&mut is_first) {
+            to.send_first(piece, is_last).await?;
+        } else {
+            to.send(piece, is_last).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives back window of a stream for bytes that were taken care of.

@@ -1,5 +1,5 @@
-//! What HTTP/2 has of an answer, and has not sent: each piece is reserved until it is sent, or dropped with its stream,
-//! also when its call has ended long before.
+//! What HTTP/2 has of an answer or a request, and has not sent: each piece is reserved until it is sent, or dropped with its
+//! stream, also when its call has ended long before.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::clients::Reservation;
 use crate::connection::Caller;
 
 /// Pieces of fewer bytes are not counted while their connection takes what it is given: they are gone with its next turn.
-/// And as much of a stream goes in any case, one piece after the other, so that no answer waits for memory for ever.
+/// And as much of a stream goes in any case, one piece after the other, so that nothing waits for memory for ever.
 pub(super) const SMALL: usize = 4 * 1024;
 
-/// The way of one answer out.
+/// The way of one body out.
 pub(super) struct Outgoing {
     caller: Arc<Caller>,
     waiting: Arc<Waiting>,
@@ -25,7 +25,7 @@ pub(super) struct Outgoing {
     prepaid: Reservation,
 }
 
-/// Pieces of one answer that HTTP/2 has.
+/// Pieces of one body that HTTP/2 has.
 #[derive(Default)]
 struct Waiting {
     pieces: AtomicUsize,
@@ -39,7 +39,7 @@ struct Piece {
     bytes: Bytes,
     waiting: Arc<Waiting>,
     reservation: Option<Reservation>,
-    /// Whether that is the least that the answer has, for its next piece.
+    /// Whether that is the least that the body has, for its next piece.
     is_least: bool,
 }
 
@@ -63,7 +63,7 @@ impl Outgoing {
     }
 
     /// The next piece to hand to HTTP/2, taken off the chunk: all of it where that can be reserved, else little. `None` where
-    /// what it has of this answer must go first; see [`Outgoing::gone`].
+    /// what it has of this body must go first; see [`Outgoing::gone`].
     pub(super) fn piece(&mut self, chunk: &mut Bytes) -> Option<Bytes> {
         if chunk.len() < SMALL && !self.caller.is_behind() {
             return Some(std::mem::take(chunk));
@@ -84,7 +84,7 @@ impl Outgoing {
         Some(self.keep(chunk.split_to(chunk.len().min(SMALL)), least, true))
     }
 
-    /// Ends when HTTP/2 has nothing of this answer.
+    /// Ends when HTTP/2 has nothing of this body.
     pub(super) async fn gone(&self) {
         poll_fn(|cx| {
             self.waiting.gone.register(cx.waker());

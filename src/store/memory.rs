@@ -2,7 +2,7 @@
 //!
 //! Who they are, and what they may have, is the matter of whoever serves the store: it gives [`Callers`], and the store
 //! keeps nothing for a call without a [`Reserve`] of it. Requests are reserved in front of gRPC, message by message, and
-//! answers until HTTP/2 has sent them; what is kept in between is reserved by [`reserve`].
+//! answers until HTTP/2 has sent them; what is kept in between is reserved by `reserve`.
 
 mod answer;
 mod request;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::ResponseFuture;
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::Response;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -127,9 +127,9 @@ impl Drop for Sent {
     /// The client may be gone: what is left to do is done by a task. There are no more of them than streams that a
     /// connection takes, since each counts as an open call until its end.
     fn drop(&mut self) {
-        let Some(parts) = self.parts.take() else { return };
+        let Some(mut parts) = self.parts.take() else { return };
         if parts.head.has_come || parts.opened.elapsed() >= SEEN_AFTER {
-            return;
+            return parts.give_up();
         }
         // Without a runtime the program is ending, and all of its connections.
         if let Ok(runtime) = Handle::try_current() {
@@ -152,8 +152,16 @@ impl Parts {
     async fn reset_when_seen(mut self) {
         let seen = self.opened + SEEN_AFTER;
         let turn = self.load.calls.next_reset();
-        // Dropping both halves resets the stream, where it has not ended.
         let _head_or_time = tokio::time::timeout_at(seen.max(turn).into(), &mut self.head).await;
+        self.give_up();
+    }
+
+    /// Dropping both halves resets the stream, where it has not ended. But what waits to be sent would stay until the backend
+    /// reads.
+    fn give_up(&mut self) {
+        if !self.head.has_come {
+            self.body.send_reset(Reason::CANCEL);
+        }
     }
 }
 

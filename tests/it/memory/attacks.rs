@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::MIB;
-use crate::harness::backend::{Backend, Exchange, send, status, unary};
-use crate::harness::frames::{DATA, END_STREAM, Frame};
+use crate::harness::backend::{Backend, Exchange, Options, Raw, unary};
+use crate::harness::frames::{DATA, END_STREAM, Frame, HEADERS};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::grpc::{self, frame, string};
 use crate::harness::noise::digest;
@@ -31,11 +31,17 @@ struct Before {
     gate: Gate,
     rss: u64,
     kept: u64,
+    works: Method,
     _folder: Option<TempDir>,
 }
 
 impl Before {
-    async fn new(mut config: Config, folder: Option<TempDir>) -> Before {
+    async fn new(config: Config, folder: Option<TempDir>) -> Before {
+        Before::with(config, folder, Method::FindMissingBlobs).await
+    }
+
+    /// One where this method is answered whatever happens.
+    async fn with(mut config: Config, folder: Option<TempDir>, works: Method) -> Before {
         config
             .top
             .push_str("\nlimits = { memory = \"64MiB\", calls-per-connection = 10000, control-frames-at-once = 1000000 }\nlog = { format = \"json\", filter = \"warn,casgate::serve=info\" }");
@@ -44,7 +50,7 @@ impl Before {
         let gate = Gate::spawn_after(allocator, config).await;
         // What is made once is there.
         let mut client = gate.client("root").await;
-        assert_eq!(client.ask(Method::FindMissingBlobs, "").await.code(), Some(0));
+        assert_eq!(client.ask(works, "").await.code(), Some(0));
         drop(client);
         let rss = settled("it rests", || gate.memory() / MIB).await * MIB;
         let kept = kept(&gate);
@@ -52,6 +58,7 @@ impl Before {
             gate,
             rss,
             kept,
+            works,
             _folder: folder,
         }
     }
@@ -79,7 +86,7 @@ impl Before {
         );
         let mut other = self.gate.client("writer").await;
         for _ in 0..20 {
-            let reply = other.ask(Method::FindMissingBlobs, "").await;
+            let reply = other.ask(self.works, "").await;
             assert_eq!(reply.code(), Some(0), "{reply:?}");
         }
     }
@@ -255,15 +262,41 @@ async fn answers_of_a_backend_that_nobody_takes() {
             return unary(exchange).await;
         }
         exchange.drain().await;
-        let mut answer = exchange.begin();
-        send(&mut answer, frame(&[0; 3 << 20])).await;
-        let _gone = answer.send_trailers(status(0, ""));
+        exchange.answer(frame(&[0; 3 << 20])).await;
     });
     let before = Before::new(Config::to(&backend), None).await;
     let client = stalled_reads(&before.gate, 500, &grpc::request(Method::Read, "")).await;
     until("much is kept", || kept(&before.gate) > 20 * MIB).await;
     before.holds(20 * MIB).await;
     drop(client);
+    before.is_over().await;
+}
+
+#[tokio::test]
+async fn uploads_that_a_backend_with_open_windows_does_not_read() {
+    let options = Options {
+        window: Some((1 << 31) - 1),
+        ..Options::default()
+    };
+    let deaf = Backend::raw_with(options, |mut raw: Raw| async move {
+        raw.send(&[Frame::window_update(0, (1 << 31) - 70_000)]).await;
+        // It reads the first call, and nothing behind it.
+        let _begun = raw.next_of(HEADERS).await;
+        std::future::pending::<()>().await;
+    });
+    let good = Backend::start(unary);
+    let mut config = Config::to(&deaf);
+    config.backends.push_str(&format!(
+        "[backends.good]\nendpoint = \"{}\"\n[[routes]]\nservices = [\"cas\"]\nbackend = \"cache\"\n\
+         [[routes]]\nservices = [\"action-cache\"]\nbackend = \"good\"\n",
+        good.endpoint()
+    ));
+    let before = Before::with(config, None, Method::GetActionResult).await;
+    let mut client = before.gate.client("root").await;
+    let calls = stopped(&mut client, Method::Write, 200, (grpc::write(500_000), false));
+    until("much is kept", || kept(&before.gate) > 20 * MIB).await;
+    before.holds(20 * MIB).await;
+    drop((calls, client));
     before.is_over().await;
 }
 
