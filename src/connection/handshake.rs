@@ -32,10 +32,11 @@ const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
 pub(super) type Secure = TlsStream<ReadAhead<Seen<TcpStream>>>;
 
 /// What is taken of a client before it is known: the longest ClientHello that is waited for, the longest chain, and what TLS
-/// and HTTP/2 put around them. Packets of 536 bytes, the smallest of the field, are some hundred.
+/// and HTTP/2 put around them. Packets of 536 bytes and records of 512, the smallest of the field, are some hundred.
 const MOST: Bound = Bound {
     bytes: 56 << 10,
-    reads: 256,
+    reads: 192,
+    records: 192,
 };
 
 /// A connection that did not come to HTTP/2.

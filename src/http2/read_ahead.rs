@@ -26,7 +26,7 @@ pub(crate) struct ReadAhead<IO> {
     /// There while not all of it was taken.
     buffer: Option<Filled>,
     /// What may still be taken; `None` for all that comes.
-    left: Option<Bound>,
+    left: Option<(Bound, Records)>,
 }
 
 /// How much may be taken of a peer that is not known yet. Whoever sends by the byte makes a system call of each, and whoever
@@ -37,6 +37,42 @@ pub(crate) struct Bound {
     pub(crate) bytes: usize,
     /// By so many reads.
     pub(crate) reads: usize,
+    /// In so many TLS records.
+    pub(crate) records: usize,
+}
+
+/// Where in the records of TLS what was taken ends (RFC 8446, 5.1).
+#[derive(Clone, Copy, Debug, Default)]
+struct Records {
+    /// Bytes of the head that were taken, of five.
+    head: usize,
+    /// Bytes of the record that are to come.
+    length: usize,
+}
+
+impl Records {
+    /// Goes on behind these bytes, and tells how many records begin in them.
+    fn take(&mut self, mut bytes: &[u8]) -> usize {
+        let mut begun = 0;
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.head == 5 {
+                let part = self.length.min(bytes.len());
+                self.length -= part;
+                bytes = bytes.get(part..).unwrap_or_default();
+                if self.length == 0 {
+                    self.head = 0;
+                }
+                continue;
+            }
+            begun += usize::from(self.head == 0);
+            // The last two of five bytes are the length.
+            self.length = if self.head == 3 { 0 } else { self.length << 8 } | usize::from(*first);
+            self.length &= 0xffff;
+            self.head += 1;
+            bytes = rest;
+        }
+        begun
+    }
 }
 
 #[derive(Debug)]
@@ -58,7 +94,7 @@ impl<IO> ReadAhead<IO> {
     /// The same that ends with an error where more than this is taken.
     pub(crate) fn bounded(io: IO, bound: Bound) -> ReadAhead<IO> {
         ReadAhead {
-            left: Some(bound),
+            left: Some((bound, Records::default())),
             ..ReadAhead::new(io)
         }
     }
@@ -76,7 +112,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
             Some(filled) => filled,
             None if to.remaining() >= SIZE && this.left.is_none() => return Pin::new(&mut this.io).poll_read(cx, to),
             None => {
-                if this.left.is_some_and(|left| left.reads == 0) {
+                if this.left.is_some_and(|(left, _)| left.reads == 0) {
                     return Poll::Ready(Err(io::Error::other(TooMuch)));
                 }
                 let mut bytes = spare();
@@ -87,22 +123,23 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
                     give_back(bytes);
                     return poll;
                 }
-                if let Some(left) = &mut this.left {
+                if let Some((left, _)) = &mut this.left {
                     left.reads -= 1;
                 }
                 Filled { bytes, taken: 0, end }
             }
         };
-        if this.left.is_some_and(|left| left.bytes == 0) {
+        if this.left.is_some_and(|(left, _)| left.bytes == 0 || left.records == 0) {
             give_back(filled.bytes);
             return Poll::Ready(Err(io::Error::other(TooMuch)));
         }
         let left = filled.bytes.get(filled.taken..filled.end).unwrap_or_default();
-        let most = this.left.map_or(usize::MAX, |left| left.bytes);
+        let most = this.left.map_or(usize::MAX, |(left, _)| left.bytes);
         let part = left.get(..to.remaining().min(left.len()).min(most)).unwrap_or_default();
         to.put_slice(part);
-        if let Some(left) = &mut this.left {
+        if let Some((left, records)) = &mut this.left {
             left.bytes -= part.len();
+            left.records = left.records.saturating_sub(records.take(part));
         }
         filled.taken += part.len();
         if filled.taken < filled.end {
@@ -202,7 +239,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_bounded_fails_with_the_first_byte_or_read_too_many() {
-        let bound = Bound { bytes: 5000, reads: 3 };
+        let bound = Bound {
+            bytes: 5000,
+            reads: 3,
+            records: usize::MAX,
+        };
         for (pieces, expected) in [
             (&[5000][..], Ok(5000)),
             (&[5001], Err(5000)),
@@ -225,5 +266,32 @@ mod tests {
         ahead.unbounded();
         let mut all = Vec::new();
         assert_eq!(ahead.read_to_end(&mut all).await.unwrap(), 10_000);
+    }
+
+    #[tokio::test]
+    async fn records_are_counted_wherever_what_is_taken_ends() {
+        let lengths = [0usize, 1, 300, 4096, 2];
+        let mut bytes = Vec::new();
+        for length in lengths {
+            bytes.extend([&[22, 3, 3][..], &(length as u16).to_be_bytes(), &vec![0xff; length]].concat());
+        }
+        for each in [1, 2, 3, 4, 5, 7, 4096, bytes.len()] {
+            let mut records = Records::default();
+            let begun: usize = bytes.chunks(each).map(|piece| records.take(piece)).sum();
+            assert_eq!(begun, lengths.len(), "{each}");
+        }
+        let bound = |records| Bound {
+            bytes: usize::MAX,
+            reads: usize::MAX,
+            records,
+        };
+        let small = [22, 3, 3, 0, 1, 0].repeat(1000);
+        let (mut all, mut some) = (Vec::new(), Vec::new());
+        let whole = ReadAhead::bounded(&small[..], bound(10_000))
+            .read_to_end(&mut all)
+            .await;
+        let cut = ReadAhead::bounded(&small[..], bound(10)).read_to_end(&mut some).await;
+        assert_eq!((whole.ok(), all.len()), (Some(6000), 6000));
+        assert!(cut.is_err() && some.len() < 5000, "{}", some.len());
     }
 }
