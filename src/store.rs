@@ -22,18 +22,23 @@
 //!   directories.
 //! - An instance sees nothing of another one: not even that a blob exists there.
 //!
-//! - With a quota, what was not used for the longest time is removed to stay below it; never what is being read or
-//!   written, or was stored a moment ago. A name is found only with all that it stands for.
+//! - With a quota, what was not used for the longest time is removed to stay below it; never what is being written, or was
+//!   stored a moment ago. A name is found only with all that it stands for.
+//! - What somebody reads, was told to be here or has not finished stays within the share of a caller ([`Behalf`]), so that
+//!   nobody has all of the quota by it. What is complete has no shares.
 //! - A full store or disk is RESOURCE_EXHAUSTED for uploads; reads go on.
+//! - What the disk gives back is not believed: whole blobs are hashed while they are read, and records have a checksum. What
+//!   is not as it was written is DATA_LOSS or a miss, and is removed. A part of a blob can't be checked.
+//! - A directory is one store in a process, by whatever path it is opened.
 //!
-//! Without a quota nothing is ever removed.
+//! Without a quota nothing is ever removed but what is damaged.
 //!
 //! # Layout
 //! ```text
 //! casgate.lock                              held by every process that uses the directory
 //! cas/<instance>/<2 hex>/<hash>-<size>      blobs
-//! ac/<instance>/<2 hex>/<hash>-<size>       ActionResult messages
-//! asset/<instance>/<kind>/<2 hex>/<hash>    assets, by the hash of URI and qualifiers
+//! ac/<instance>/<2 hex>/<hash>-<size>       ActionResult messages, each in an envelope with a checksum
+//! asset/<instance>/<kind>/<2 hex>/<hash>    assets, the same, by the hash of URI and qualifiers
 //! ```
 
 mod action_cache;

@@ -24,6 +24,14 @@ struct Open {
         tokio::task::JoinHandle<Result<tonic::Response<bazel_remote_apis::google::bytestream::WriteResponse>, Status>>,
 }
 
+impl Open {
+    /// What it was answered.
+    async fn end(&mut self) -> Result<(), Status> {
+        let answer = tokio::time::timeout(Duration::from_secs(20), &mut self.call).await;
+        answer.unwrap().unwrap().map(drop)
+    }
+}
+
 /// Sends all but the last byte, as far as they are taken.
 async fn begin(remote: &Remote, uuid: &str, data: &[u8]) -> Open {
     let (sender, receiver) = mpsc::channel(1);
@@ -68,7 +76,7 @@ async fn unfinished_uploads_of_one_caller_leave_others_what_they_use_and_room_to
     }
     // What is more than its share is refused, and nothing is kept for it.
     let refused = open.last_mut().unwrap();
-    let status = (&mut refused.call).await.unwrap().unwrap_err();
+    let status = refused.end().await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
 }
 
@@ -254,7 +262,7 @@ async fn a_lowered_quota_ends_uploads_that_it_is_too_small_for() {
     }
     limited.store.limit(Some(QUOTA as u64), limited.meters.clone(), SHORT);
     // The one that is too large ends at once, and takes nothing with it.
-    let status = (&mut open[0].call).await.unwrap().unwrap_err();
+    let status = open[0].end().await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     limited.push(8).await;
     for number in 0..9 {
