@@ -110,6 +110,11 @@ impl ReadList {
             signed: Arc::new(SignedList::new(der)),
         })
     }
+
+    /// Whether it revokes the certificate of this serial number, as DER has it in an INTEGER.
+    pub fn names(&self, serial: &[u8]) -> bool {
+        self.list.names(serials::canonical(serial))
+    }
 }
 
 impl Lists {
@@ -163,7 +168,7 @@ impl Lists {
     /// When it is revoked, or nothing is known of it and must be.
     pub(super) fn check(&self, subject: &Subject, by: SignedBy<'_>, now: UnixTime) -> Result<Option<i64>, Error> {
         let lists = self.of(by)?;
-        if lists.iter().any(|list| list.names(subject)) {
+        if lists.iter().any(|list| list.names(&subject.serial)) {
             return Err(CertificateError::Revoked.into());
         }
         let covering = lists.iter().filter(|list| list.covers(subject));

@@ -41,6 +41,11 @@ fn certificate() {
 }
 
 #[test]
+fn revocation_list() {
+    run("revocation-list", properties::revocation_list, |_| {});
+}
+
+#[test]
 fn configuration() {
     run("configuration", properties::configuration, |_| {});
 }

@@ -94,9 +94,9 @@ impl List {
         Ok(list)
     }
 
-    /// Whether it names a certificate.
-    pub(super) fn names(&self, subject: &Subject) -> bool {
-        self.serials.contains(&subject.serial)
+    /// Whether it names a serial number, which is as [`canonical`] has it.
+    pub(super) fn names(&self, serial: &[u8]) -> bool {
+        self.serials.contains(serial)
     }
 
     /// Whether a certificate that it does not name is good by it: it is about all of this kind.

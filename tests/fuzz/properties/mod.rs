@@ -10,6 +10,7 @@ mod certificate;
 mod configuration;
 mod first_message;
 mod resource_name;
+mod revocation_list;
 
 use casgate::policy::method::Method;
 use casgate::status::Rejection;
@@ -20,6 +21,7 @@ pub use certificate::certificate;
 pub use configuration::configuration;
 pub use first_message::first_message;
 pub use resource_name::resource_name;
+pub use revocation_list::revocation_list;
 
 /// The `:path` of a request: a method is known by one spelling, byte for byte.
 pub fn path(bytes: &[u8]) -> String {

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::adversarial;
 use crate::configs::examples;
 use crate::harness::grpc;
-use crate::harness::pki::Authority;
+use crate::harness::pki::{Authority, add_extension};
 
 fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -71,6 +71,9 @@ fn make() {
     write("first-message", "write", &stream(Method::Write, 7, &again));
     for (name, der) in certificates() {
         write("certificate", name, &der);
+    }
+    for (name, der) in lists() {
+        write("revocation-list", name, &der);
     }
     let minimal = "[listen]\naddress = \"127.0.0.1:0\"\ncertificate = \"server.crt\"\nkey = \"server.key\"\n\
                    client-ca = [\"ca.crt\"]\n[backends.cache]\nstore = \"memory:\"\n[[rules]]\nname = \"ci\"\n\
@@ -192,6 +195,38 @@ fn certificates() -> Vec<(&'static str, Vec<u8>)> {
         ("client.der", client.der),
         ("names.der", names.der),
         ("intermediate.der", intermediate.der),
+    ]
+    .map(|(name, der)| (name, der.to_vec()))
+    .into()
+}
+
+fn lists() -> Vec<(&'static str, Vec<u8>)> {
+    let authority = Authority::new("seeds");
+    let revoked = [(); 3].map(|()| authority.client("client"));
+    let revoked: Vec<_> = revoked.iter().collect();
+    let extended = |oid: &[u8], value: &[u8]| {
+        authority.revoke_odd(&revoked, |fields| {
+            add_extension(fields.last_mut().unwrap(), oid, true, value)
+        })
+    };
+    [
+        ("three.der", authority.revoke_odd(&revoked, |_| {})),
+        ("empty.der", authority.revoke_odd(&[], |_| {})),
+        // issuingDistributionPoint with a name and onlyContainsUserCerts, and deltaCRLIndicator.
+        (
+            "place.der",
+            extended(
+                &[0x55, 0x1d, 0x1c],
+                &[0x30, 10, 0xa0, 5, 0xa0, 3, 0x86, 1, b'a', 0x81, 1, 0xff],
+            ),
+        ),
+        ("delta.der", extended(&[0x55, 0x1d, 0x1b], &[2, 1, 1])),
+        (
+            "first-version.der",
+            authority.revoke_odd(&revoked, |fields| {
+                fields.retain(|field| field[0] != 2 && field[0] != 0xa0)
+            }),
+        ),
     ]
     .map(|(name, der)| (name, der.to_vec()))
     .into()
