@@ -301,6 +301,10 @@ async fn run<O: Outbox>(
                         let why = format!("too many frames that move no call on, the last one {frame}");
                         (Limit::ControlFrames, why, Reason::ENHANCE_YOUR_CALM)
                     }
+                    Breach::Memory => {
+                        let why = "no memory is left for its header blocks".to_owned();
+                        (Limit::Memory, why, Reason::NO_ERROR)
+                    }
                     Breach::Reused => {
                         let why = "the number of a stream was used again".to_owned();
                         (Limit::Http2, why, Reason::PROTOCOL_ERROR)
@@ -309,7 +313,7 @@ async fn run<O: Outbox>(
                 cut_off(&caller, ticket, limit, &why);
                 return close(&mut connection, gather, reason).await;
             }
-            what = poll_fn(|cx| poll_standstill(&mut standstill, gather, cx)) => {
+            what = poll_fn(|cx| poll_standstill(&mut standstill, gather, ticket, cx)) => {
                 cut_off(&caller, ticket, Limit::Standstill, &format!("it stood still in the middle of {what}"));
                 // Not its fault for sure: a client that calls again may find a better way.
                 return close(&mut connection, gather, Reason::NO_ERROR).await;
@@ -374,14 +378,15 @@ fn poll_calls<O: Outbox>(
     Poll::Pending
 }
 
-/// Ready when the client stands still. Where it takes nothing of what is written, it may not be read either, and its calls
-/// end for that.
+/// Ready when the client stands still. Where answers wait to be written, it may not be read either: its calls end where it takes
+/// nothing of them.
 fn poll_standstill<O: Outbox>(
     standstill: &mut Standstill,
     gather: &Gather<O>,
+    ticket: &Ticket,
     cx: &mut Context<'_>,
 ) -> Poll<&'static str> {
-    if gather.has_waiting() {
+    if gather.has_waiting() && ticket.idle().is_none() {
         return Poll::Pending;
     }
     standstill.poll(cx)

@@ -103,6 +103,11 @@ impl Blocks {
         &mut self.ready
     }
 
+    /// Bytes that are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.held.capacity() + self.ready.capacity()
+    }
+
     /// Whether header blocks can't be read any more.
     pub(super) fn is_out_of_step(&self) -> bool {
         self.is_out_of_step

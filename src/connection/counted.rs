@@ -14,6 +14,7 @@ use super::account::Account;
 use super::blocks::Blocks;
 use super::caller::Caller;
 use super::standstill::{Midway, Progress};
+use crate::clients::Reservation;
 use crate::http2::heads::{self, Head, Heads};
 
 /// How many frames are read at most until what they have h2 say is written. A client that does not read what it is told must
@@ -37,8 +38,9 @@ pub(super) struct Counted<IO> {
     last: Option<Head>,
     /// Whether a header block has begun whose end is not there.
     in_block: bool,
-    /// What goes on to h2.
+    /// What goes on to h2, and what it keeps.
     blocks: Blocks,
+    kept: Reservation,
     /// Frames of the client, those of a header block as one; and bytes.
     frames: u32,
     bytes: u64,
@@ -55,6 +57,8 @@ pub(super) enum Breach {
     /// A header block of a stream that was opened before, which does not end it: no trailers (RFC 9113, 8.1), and a number
     /// may not be used again (5.1.1). h2 resets the stream, if the answer is not complete yet.
     Reused,
+    /// The ledger has nothing left for a header block that is not whole.
+    Memory,
 }
 
 /// Tells of a breach.
@@ -64,6 +68,7 @@ pub(super) struct Breaches(oneshot::Receiver<Breach>);
 impl<IO> Counted<IO> {
     pub(super) fn new(io: IO, caller: Arc<Caller>, progress: Arc<Progress>) -> (Counted<IO>, Breaches) {
         let (tell, told) = oneshot::channel();
+        let kept = caller.purse.reservation();
         let counted = Counted {
             io,
             account: Account::new(&caller.view().live.snapshot.limits, Instant::now()),
@@ -75,6 +80,7 @@ impl<IO> Counted<IO> {
             last: None,
             in_block: false,
             blocks: Blocks::new(),
+            kept,
             frames: 0,
             bytes: 0,
             progress,
@@ -136,6 +142,22 @@ impl<IO> Counted<IO> {
         false
     }
 
+    /// Takes from the ledger what is kept of header blocks; false where there is nothing left.
+    fn keep(&mut self) -> bool {
+        let bytes = self.blocks.kept() as u64;
+        if bytes == 0 {
+            if self.kept.bytes() > 0 {
+                self.kept = self.caller.purse.reservation();
+            }
+            return true;
+        }
+        let is_kept = self.kept.grow_to(bytes).is_ok();
+        if !is_kept && let Some(tell) = self.tell.take() {
+            let _ended = tell.send(Breach::Memory);
+        }
+        is_kept
+    }
+
     /// Gives what was put together of what came before; false where there is nothing.
     fn give(&mut self, to: &mut ReadBuf<'_>) -> bool {
         let ready = self.blocks.ready();
@@ -190,6 +212,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
         let before = to.filled().len();
         loop {
             if this.give(to) {
+                this.keep();
                 return Poll::Ready(Ok(()));
             }
             if this.progress.count_blocks(0) {
@@ -212,6 +235,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
                 return Poll::Pending;
             }
             let passed = this.blocks.pass(bytes);
+            if !this.keep() {
+                to.set_filled(before);
+                return Poll::Pending;
+            }
             if this.blocks.is_out_of_step() {
                 this.progress.is_out_of_step();
             }

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::backend::{Backend, unary};
 use crate::harness::frames::{self, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PREFACE};
 use crate::harness::gate::{Config, Gate};
-use crate::harness::grpc;
 use crate::harness::wire::{Scripted, connect_tls, tls_config};
+use crate::harness::{grpc, until};
 
 /// By then a client that stands still is certainly gone: ten seconds without progress, seen after twenty at the latest.
 const LATEST: Duration = Duration::from_secs(40);
@@ -148,4 +148,29 @@ async fn an_upload_over_a_slow_way_is_not_given_up() {
         }
     }
     assert_eq!(gate.metric("casgate_limited_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn half_a_header_block_is_in_the_ledger_until_it_is_whole() {
+    let backend = Backend::start(unary);
+    let gate = Gate::start(Config::to(&backend)).await;
+    let kept = || gate.metric("casgate_memory_bytes", &[]);
+    let mut client = Scripted::connect(&gate, "writer").await;
+    until("it is there", || gate.metric("casgate_connections_open", &[]) == 1.0).await;
+    let before = kept();
+    let usual = Frame::request(1, Method::FindMissingBlobs.path()).payload;
+    let field = frames::header_block(&[("x-long", "y".repeat(1000))]);
+    let begin = Frame::new(HEADERS, 0, 1, [&usual[..], &field.repeat(12)[..]].concat());
+    client.send(&[begin]).await.unwrap();
+    until("it is kept", || kept() >= before + 12_000.0).await;
+    let end = Frame::new(CONTINUATION, END_HEADERS, 1, Vec::new());
+    let data = Frame::new(DATA, END_STREAM, 1, grpc::request(Method::FindMissingBlobs, ""));
+    client.send(&[end, data]).await.unwrap();
+    loop {
+        let frame = client.next().await.unwrap();
+        if frame.stream == 1 && frame.has(END_STREAM) {
+            break;
+        }
+    }
+    backend.until("it is served", |seen| seen.len() == 1).await;
 }

@@ -1,4 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+use proptest::prelude::*;
+
 use super::*;
 
 const DATA: u8 = 0;
@@ -142,4 +144,48 @@ fn what_breaks_http_2_is_left_to_h2() {
     let (out, _, blocks) = pass(&preface(&[long, of(DATA, 0, b"data")]), 100);
     assert!(blocks.is_broken);
     assert_eq!(out, preface(&[of(HEADERS, 0, &[]), of(DATA, 0, b"data")]));
+}
+
+/// Frames of some kinds, lengths and flags, of two streams, with what may well be fields.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![
+        Just(DATA),
+        Just(HEADERS),
+        Just(CONTINUATION),
+        Just(CONTINUATION),
+        any::<u8>()
+    ];
+    let length = prop_oneof![4 => 0..40_usize, 1 => 0..20_000_usize, 1 => Just(MAX_FRAME_SIZE as usize)];
+    let one = (
+        kind,
+        any::<u8>(),
+        length,
+        any::<u8>(),
+        prop_oneof![9 => Just(1), 1 => Just(3)],
+    );
+    let one =
+        one.prop_map(|(kind, flags, length, fill, stream)| frame(kind, flags, [0, 0, 0, stream], &vec![fill; length]));
+    proptest::collection::vec(one, 0..20).prop_map(|frames| preface(&frames))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// However it is cut, h2 gets the same, and no more is held than a block may have and what came with it.
+    #[test]
+    fn pieces_make_no_difference(bytes in frames(), sizes in proptest::collection::vec(1..70_000_usize, 2)) {
+        let (whole, ..) = pass(&bytes, 1 << 24);
+        for size in sizes {
+            let (out, most, _) = pass(&bytes, size);
+            prop_assert!(out == whole, "{size}: {} bytes and not {}", out.len(), whole.len());
+            prop_assert!(most <= LONGEST + MAX_FRAME_SIZE as usize + size + MOST_FRAMES * HEAD, "{most} bytes are held");
+        }
+    }
+
+    #[test]
+    fn noise_ends_nothing(noise in proptest::collection::vec(any::<u8>(), 0..4000), size in 1..4000_usize) {
+        let bytes = [vec![b'P'; PREFACE], noise].concat();
+        let (out, most, _) = pass(&bytes, size);
+        prop_assert!(out.len() + most <= 2 * bytes.len() + 200);
+    }
 }
