@@ -5,6 +5,8 @@ use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
+use crate::policy::identity::printable;
+
 /// All certificates of a PEM file, in order.
 ///
 /// # Errors
@@ -67,18 +69,39 @@ fn key((label, text): (&[u8], &[u8])) -> Option<Zeroizing<PrivateKeyDer<'static>
     PrivateKeyDer::from_pem(kind, std::mem::take(&mut *der)).map(Zeroizing::new)
 }
 
-/// All revocation lists of a PEM file.
+/// All revocation lists of a PEM file. They may be large: besides the file and the list there is never a third copy.
 ///
 /// # Errors
 /// When a section is broken, or there is no list; text for people.
 pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let all: Vec<_> = CertificateRevocationListDer::pem_slice_iter(bytes)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("is no PEM file: {error}"))?;
+    let mut all = Vec::new();
+    let mut rest = bytes;
+    while let Some((_, begun)) = behind(rest, b"-----BEGIN ") {
+        let (label, text) = behind(begun, b"-----").ok_or("is no PEM file: a section has no name")?;
+        let mark = [b"-----END ", label, b"-----"].concat();
+        let shown = String::from_utf8_lossy(label.get(..label.len().min(64)).unwrap_or_default()).into_owned();
+        let (text, behind) =
+            behind(text, &mark).ok_or_else(|| format!("is no PEM file: section `{}` has no end", printable(&shown)))?;
+        rest = behind;
+        if label == b"X509 CRL" {
+            let list = decode(text).ok_or("is no PEM file: a section `X509 CRL` is no Base64")?;
+            all.push(list.into());
+        }
+    }
     if all.is_empty() {
         return Err("has no section `BEGIN X509 CRL`".to_owned());
     }
     Ok(all)
+}
+
+/// The bytes of Base64 on several lines, where they are decoded.
+fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    let mut digits = Vec::with_capacity(text.len());
+    digits.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    let length = Base64::decode_in_place(&mut digits).ok()?.len();
+    digits.truncate(length);
+    digits.shrink_to_fit();
+    Some(digits)
 }
 
 #[cfg(test)]
@@ -122,6 +145,34 @@ mod tests {
         for text in [old, pem.replace("PRIVATE", "ENCRYPTED PRIVATE")] {
             let error = private_key(text.as_bytes()).unwrap_err();
             assert!(error.starts_with("is an encrypted key"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_list_of_a_file_is_read_and_a_broken_one_is_told() {
+        let section = |text: &str| format!("-----BEGIN X509 CRL-----\n{text}\n-----END X509 CRL-----");
+        let [one, two] = [section("AQID"), section("BAUG\r\nBw==")];
+        for file in [
+            format!("text\n{one}\n{two}\n"),
+            format!("{one}{two}"),
+            format!("{one}\r\n\r\n{two}"),
+        ] {
+            let lists = revocation_lists(file.as_bytes()).unwrap();
+            let lists: Vec<_> = lists.iter().map(AsRef::as_ref).collect();
+            assert_eq!(lists, [&[1, 2, 3][..], &[4, 5, 6, 7]]);
+        }
+        for (file, expected) in [
+            (String::new(), "has no section"),
+            (one.replace("X509 CRL", "CERTIFICATE"), "has no section"),
+            (format!("{one}\n{}", two.replace("-----END", "----END")), "has no end"),
+            (format!("{one}\n{}", two.replace("END X509", "END Y509")), "has no end"),
+            (format!("{}\n{two}", one.replace("-----END", "---END")), "no Base64"),
+            (section("AQI*"), "no Base64"),
+            (section("AQI"), "no Base64"),
+            ("-----BEGIN X509 CRL".to_owned(), "has no name"),
+        ] {
+            let error = revocation_lists(file.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{file}: {error}");
         }
     }
 }

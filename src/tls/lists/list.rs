@@ -199,8 +199,14 @@ impl List {
     }
 
     fn read_entries(&mut self, revoked: Option<Element<'_>>) -> Result<(), Unfit> {
-        let mut numbers = Vec::new();
         let mut entries = Elements::new(revoked.map_or(&[][..], |revoked| revoked.content));
+        // Counted first: a list that grew would be there twice for a while.
+        let mut counted = entries;
+        let mut count = 0;
+        while counted.next()?.is_some() {
+            count += 1;
+        }
+        let mut numbers = Vec::with_capacity(count);
         while let Some(entry) = entries.next()? {
             if entry.tag != SEQUENCE {
                 return Err(Unfit::NotDer);

@@ -77,6 +77,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_number_takes_the_bytes_that_it_has_and_no_others() {
+        let numbers: Vec<_> = (1..=100_000u64).map(|number| (number << 32).to_be_bytes()).collect();
+        let serials = Serials::new(numbers.iter().map(|number| canonical(number)).collect());
+        let bytes: usize = serials.by_length.iter().map(|(_, numbers)| numbers.len()).sum();
+        assert_eq!(
+            bytes,
+            numbers.iter().map(|number| canonical(number).len()).sum::<usize>()
+        );
+        assert!(serials.by_length.len() < 5);
+        assert!(numbers.iter().all(|number| serials.contains(canonical(number))));
+    }
+
     proptest! {
         #[test]
         fn what_was_put_in_is_in_and_nothing_else(
