@@ -8,7 +8,8 @@
 //! Each arrow is one call down and one `?` back: no tower of layers, no callbacks.
 //!
 //! ```text
-//! server::accept -> connection::serve(tcp) -> Peer { identity, address }            once a connection
+//! server::accept -> connection::wait(tcp)                                            until a whole ClientHello, and a slot
+//!   connection::serve(newcomer) -> Peer { identity, address }                        once a connection
 //! proxy::handle(caller, request)                                                     once a call
 //!   1 method   = Method::from_path(path)?                 unknown -> UNIMPLEMENTED
 //!   2 view     = caller.view()                            the snapshot, and the rules that match the caller
