@@ -45,8 +45,11 @@ pub struct Lists {
     /// Those that no key of `client-ca` signed.
     others: Vec<ReadList>,
     /// Which of the others are signed by a key that clients have shown.
-    shown: Mutex<HashMap<Vec<u8>, Found>>,
+    shown: Mutex<HashMap<ShownKey, Found>>,
 }
+
+/// A key that a client has shown, with the identifier that its certificate gives it.
+type ShownKey = (Vec<u8>, Option<Vec<u8>>);
 
 /// Lists that were found for a key.
 type Found = Arc<[Arc<List>]>;
@@ -74,8 +77,12 @@ pub(super) struct Signer {
     pub(super) key: Vec<u8>,
     /// The identifier that its certificate gives it.
     pub(super) key_id: Option<Vec<u8>>,
-    /// The name in DER under which it may sign lists, if it is an authority.
-    pub(super) authority: Option<Vec<u8>>,
+    /// Its name in DER.
+    pub(super) subject: Vec<u8>,
+    /// Whether it may sign lists under this name: that of an authority, or of who signed its own certificate.
+    pub(super) is_authority: bool,
+    /// Whether it issues certificates.
+    pub(super) issues: bool,
 }
 
 /// Who signed a certificate.
@@ -132,10 +139,11 @@ impl Lists {
             let list = &read.list;
             let claims = |signer: &Signer| {
                 let has_id = list.key_id.is_some() && list.key_id == signer.key_id;
-                (has_id, signer.authority.as_ref() == Some(&list.issuer))
+                (has_id, signer.is_authority && signer.subject == list.issuer)
             };
-            let mut candidates: Vec<_> = signers.iter().collect();
-            // The most likely ones first: a large list takes a while.
+            // There may be thousands of clients' own certificates, and a large list takes a while.
+            let may_have = |signer: &&Signer| signer.issues || claims(signer) != (false, false);
+            let mut candidates: Vec<_> = signers.iter().filter(may_have).collect();
             candidates.sort_by_key(|signer| std::cmp::Reverse(claims(signer)));
             let signer = candidates
                 .iter()
@@ -324,7 +332,8 @@ impl Lists {
         if self.others.is_empty() {
             return Ok(Arc::default());
         }
-        if let Some(known) = self.shown.lock().get(key) {
+        let shown_key = (key.to_vec(), key_id.map(<[u8]>::to_vec));
+        if let Some(known) = self.shown.lock().get(&shown_key) {
             return Ok(Arc::clone(known));
         }
         let mut lists = Vec::new();
@@ -341,7 +350,7 @@ impl Lists {
         if shown.len() >= MOST_SHOWN {
             shown.clear();
         }
-        shown.insert(key.to_vec(), Arc::clone(&lists));
+        shown.insert(shown_key, Arc::clone(&lists));
         Ok(lists)
     }
 }

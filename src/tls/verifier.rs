@@ -171,7 +171,9 @@ impl ClientVerifier {
             signers.push(Signer {
                 key: certificate.public_key().raw.to_vec(),
                 key_id: identity::key_id(&certificate).map(<[u8]>::to_vec),
-                authority: (issues || is_its_own).then(|| name.to_vec()),
+                subject: name.to_vec(),
+                is_authority: issues || is_its_own,
+                issues,
             });
             if issues {
                 authorities
@@ -452,7 +454,10 @@ impl Pinned {
         let is_by = |key: &[u8]| Signed::read(der).is_ok_and(|signed| signature::is_by(algorithms, &signed, key));
         let signer = if certificate.subject().as_raw() == issuer && is_by(key) {
             PinnedSigner::Itself(key.to_vec())
-        } else if let Some(signer) = signers.iter().find(|signer| is_by(&signer.key)) {
+        } else if let Some(signer) = signers
+            .iter()
+            .find(|signer| signer.subject == issuer && is_by(&signer.key))
+        {
             PinnedSigner::Known(signer.key.clone())
         } else {
             let key_id = identity::issuer_key_id(&certificate);
