@@ -34,7 +34,7 @@ use http::{HeaderMap, Request};
 use crate::config::file::Capabilities;
 use crate::connection::{Caller, View};
 use crate::policy::kindness::Kindly;
-use crate::policy::method::{InstanceIn, Method, Service};
+use crate::policy::method::{InstanceIn, Method, ResourceKind, Service};
 use crate::policy::rights::Right;
 use crate::policy::{Permit, Scope, Uris, resource};
 use crate::route::Way;
@@ -183,6 +183,12 @@ async fn try_handle(
         .backend(way.route.backend)
         .ok_or(Rejection::NoBackend(service))?;
     record.backend(backend.name());
+    if method == Method::Read {
+        // Before the backend hears of it: many that begin at once wait here for each other, and hold nothing.
+        let size = resource::read(upload.name()?, ResourceKind::Read).map_or(0, |read| read.size);
+        let bytes = u64::try_from(size).unwrap_or(0).min(backend.window());
+        answer.admit(bytes, PATIENCE).await?;
+    }
     let told = told(&way, &view, &permit, &headers);
     headers::for_upstream(&mut headers, &snapshot.identity_headers);
     view.forward(way.route.backend, permit.rule(), &mut headers);

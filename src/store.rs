@@ -108,8 +108,12 @@ const LARGEST_MESSAGE: usize = 16 << 20;
 ///
 /// That of a connection never limits: a caller whose uploads wait holds back those streams, and nobody else's.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-const STREAM_WINDOW: u32 = 256 << 10;
+const STREAM_WINDOW: u32 = 64 << 10;
 const FRAME: u32 = 256 << 10;
+
+/// What the store keeps of a read whose client does not take it, in bytes: a piece of which HTTP/2 has sent a part, and one
+/// more.
+pub const READ_BYTES: u32 = 2 * blobs::PIECE as u32;
 
 /// Streams at a time. Bazel stalls at a limit, and a connection of the gate carries many clients.
 const STREAMS: u32 = 4096;

@@ -26,7 +26,7 @@ use crate::policy::identity::Identity;
 use crate::policy::method::Method;
 use crate::route::{Completeness, Route};
 use crate::snapshot::backends::{BackendPlan, MEMORY, Target};
-use crate::store::{Behalf, Meters, Store};
+use crate::store::{Behalf, Meters, READ_BYTES, Store};
 
 use callers::Callers;
 use dial::Dialer;
@@ -250,9 +250,10 @@ impl Backend {
         }
     }
 
-    /// Bytes of one answer that may arrive before the client takes them.
+    /// Bytes of one answer that are kept here before the client takes them, also by the embedded store.
     pub fn window(&self) -> u64 {
-        self.window.into()
+        let within = if self.store.is_some() { READ_BYTES } else { 0 };
+        u64::from(self.window) + u64::from(within)
     }
 
     /// Its name in the configuration.

@@ -38,8 +38,13 @@ pub const FLOOR: u64 = 64 * 1024;
 const STEP: u64 = 64 * 1024;
 /// A purse that has so many bytes more than it needs gives back all but [`STEP`] of them.
 const MOST_SPARE: u64 = 256 * 1024;
-/// Reservations of one party that may wait at a time; each may have some of its window's bytes meanwhile.
-const MOST_WAITING: usize = 64;
+/// Reservations of one party that may wait at a time.
+const MOST_WAITING: usize = 1000;
+/// Requests of one connection that may wait at a time. Each has its part of the connection's window meanwhile, which those
+/// need that do not wait.
+const MOST_REQUESTS: usize = 6;
+/// How soon one that waits tries again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Walks of one party at a time.
 const WALKS: usize = 4;
@@ -54,9 +59,6 @@ pub struct Ledger {
     drawn: AtomicU64,
     /// Bytes of `drawn` that are windows.
     windows: AtomicU64,
-    /// Reservations that wait.
-    waiting: AtomicUsize,
-    freed: Notify,
     /// Shows the bytes that purses have, floors included and windows not.
     gauge: IntGauge,
 }
@@ -71,6 +73,8 @@ pub struct Account {
     walks: Arc<Semaphore>,
     /// Its reservations that wait.
     waiting: AtomicUsize,
+    /// Tells the first of them that something was given back.
+    freed: Notify,
 }
 
 /// What one connection has of its account.
@@ -83,6 +87,8 @@ pub struct Purse {
     drawn: AtomicU64,
     /// Held by whoever changes `drawn`.
     turn: Mutex<()>,
+    /// Requests of the connection that wait.
+    requests: AtomicUsize,
 }
 
 /// Bytes that are kept for somebody. They are given back when it is dropped.
@@ -110,8 +116,6 @@ impl Ledger {
             limit: AtomicU64::new(default),
             drawn: AtomicU64::new(0),
             windows: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            freed: Notify::new(),
             gauge,
         })
     }
@@ -119,7 +123,6 @@ impl Ledger {
     /// Sets the limit of a configuration, in bytes. What is kept already stays.
     pub fn set_limit(&self, limit: Option<u64>) {
         self.limit.store(limit.unwrap_or(self.default), Ordering::Relaxed);
-        self.freed.notify_waiters();
     }
 
     /// The limit, in bytes.
@@ -134,13 +137,8 @@ impl Ledger {
             held: AtomicU64::new(0),
             walks: Arc::new(Semaphore::new(WALKS)),
             waiting: AtomicUsize::new(0),
+            freed: Notify::new(),
         })
-    }
-
-    fn tell_who_waits(&self) {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.freed.notify_waiters();
-        }
     }
 }
 
@@ -152,6 +150,7 @@ impl Account {
             used: AtomicU64::new(0),
             drawn: AtomicU64::new(0),
             turn: Mutex::new(()),
+            requests: AtomicUsize::new(0),
         })
     }
 
@@ -159,6 +158,12 @@ impl Account {
     pub async fn turn_to_walk(&self) -> Result<OwnedSemaphorePermit, Full> {
         // It is never closed.
         Arc::clone(&self.walks).acquire_owned().await.map_err(|_| Full)
+    }
+
+    fn tell_who_waits(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.freed.notify_one();
+        }
     }
 
     /// Whether anything is kept for the party beyond the floors of its connections.
@@ -258,7 +263,7 @@ impl Purse {
 
     fn give_back(&self, bytes: u64) {
         let used = self.used.fetch_sub(bytes, Ordering::SeqCst).saturating_sub(bytes);
-        let is_waited_for = self.account.ledger.waiting.load(Ordering::Relaxed) > 0;
+        let is_waited_for = self.account.waiting.load(Ordering::Relaxed) > 0;
         let spare = self.drawn.load(Ordering::SeqCst).saturating_sub(used.max(FLOOR));
         if spare > MOST_SPARE || is_waited_for {
             self.shrink();
@@ -281,7 +286,7 @@ impl Purse {
             self.set_drawn(kept);
             self.account.give_back(drawn - kept);
         }
-        self.account.ledger.tell_who_waits();
+        self.account.tell_who_waits();
     }
 }
 
@@ -290,7 +295,7 @@ impl Drop for Purse {
         let drawn = *self.drawn.get_mut();
         self.account.give_back(drawn.saturating_sub(FLOOR));
         self.account.ledger.gauge.sub(signed(drawn));
-        self.account.ledger.tell_who_waits();
+        self.account.tell_who_waits();
     }
 }
 
@@ -323,25 +328,38 @@ impl Reservation {
     /// The same, but waits so long for others to end. The caller must hold no memory that others wait for.
     ///
     /// # Errors
-    /// [`Full`], where the time is over, or where 64 others of this party wait already.
+    /// [`Full`], where the time is over, or where 1,000 others of this party wait already.
     pub async fn grow_when_free(&mut self, bytes: u64, patience: Duration) -> Result<(), Full> {
         if self.grow(bytes).is_ok() {
             return Ok(());
         }
         let purse = Arc::clone(&self.purse);
-        let ledger = &purse.account.ledger;
-        let _waiting = Waiting::at(&purse.account)?;
+        let account = &purse.account;
+        let _waiting = Waiting::at(account)?;
         let grow = async {
             loop {
-                // Before it is tried, so that nothing is missed in between.
-                let freed = ledger.freed.notified();
                 if self.grow(bytes).is_ok() {
-                    return;
+                    // There may be something for the next one as well.
+                    return account.tell_who_waits();
                 }
-                freed.await;
+                // What other parties give back tells nobody: a crowd that waits must cost them nothing.
+                let _in_vain = tokio::time::timeout(AGAIN, account.freed.notified()).await;
             }
         };
         tokio::time::timeout(patience, grow).await.map_err(|_| Full)
+    }
+
+    /// The same for a request whose bytes stay in the client's window meanwhile.
+    ///
+    /// # Errors
+    /// As [`Reservation::grow_when_free`], or where 6 others of the connection wait already.
+    pub async fn grow_request(&mut self, bytes: u64, patience: Duration) -> Result<(), Full> {
+        if self.grow(bytes).is_ok() {
+            return Ok(());
+        }
+        let purse = Arc::clone(&self.purse);
+        let _place = Request::at(&purse)?;
+        self.grow_when_free(bytes, patience).await
     }
 
     /// Gives so many bytes back, or all where it has fewer.
@@ -391,15 +409,30 @@ impl<'a> Waiting<'a> {
         let more = |waiting: usize| (waiting < MOST_WAITING).then_some(waiting + 1);
         let counted = account.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         counted.map_err(|_| Full)?;
-        account.ledger.waiting.fetch_add(1, Ordering::Relaxed);
         Ok(Waiting(account))
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.ledger.waiting.fetch_sub(1, Ordering::Relaxed);
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a request that waits, until dropped.
+struct Request<'a>(&'a Purse);
+
+impl<'a> Request<'a> {
+    fn at(purse: &'a Purse) -> Result<Request<'a>, Full> {
+        let more = |requests: usize| (requests < MOST_REQUESTS).then_some(requests + 1);
+        let counted = purse.requests.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.map(|_| Request(purse)).map_err(|_| Full)
+    }
+}
+
+impl Drop for Request<'_> {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

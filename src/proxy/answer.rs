@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::call_id::CallId;
 use super::headers::NotGrpc;
 use super::metered::Pace;
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, SMALL};
 use super::own::Status;
 use super::right::Held;
 use crate::clients::Reservation;
@@ -29,6 +29,9 @@ const GRPC_MESSAGE: &str = "grpc-message";
 const SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
 /// The same with NOT_SERVING.
 const NOT_SERVING: Bytes = Bytes::from_static(b"\0\0\0\0\x02\x08\x02");
+
+/// Bytes of an answer that go at a time where no more can be had: a DATA frame of the largest size.
+const PIECE: u64 = http2::MAX_FRAME_SIZE as u64;
 
 /// What was sent to the client so far.
 pub(super) struct Answer {
@@ -67,6 +70,24 @@ impl Answer {
     /// What it has in any case: the rest of what the call takes.
     pub(super) fn set_least(&self, least: Reservation) {
         self.outgoing.set_least(least);
+    }
+
+    /// Reserves what a backend may send before the client takes any of it, and waits for other answers to end where that is
+    /// not there.
+    ///
+    /// # Errors
+    /// Where it takes too long.
+    pub(super) async fn admit(&mut self, bytes: u64, patience: Duration) -> Result<(), Rejection> {
+        let piece = bytes.min(PIECE);
+        let all = bytes + piece;
+        if self.behind.grow_to(all).is_err() {
+            let more = all.saturating_sub(self.behind.bytes());
+            Box::pin(self.behind.grow_when_free(more, patience)).await?;
+        }
+        if piece > SMALL as u64 {
+            self.outgoing.set_least(self.behind.split(piece));
+        }
+        Ok(())
     }
 
     /// What is reserved already for the body.

@@ -30,7 +30,7 @@ pub(super) struct Outgoing {
 struct Waiting {
     pieces: AtomicUsize,
     gone: AtomicWaker,
-    /// What a piece of [`SMALL`] bytes takes where no more can be had.
+    /// What a piece takes where no more can be had.
     least: Mutex<Option<Reservation>>,
 }
 
@@ -52,7 +52,7 @@ impl Outgoing {
         }
     }
 
-    /// Gives it what it has in any case, of [`SMALL`] bytes.
+    /// Gives it what it has in any case: [`SMALL`] bytes, or more.
     pub(super) fn set_least(&self, least: Reservation) {
         *self.waiting.least.lock() = Some(least);
     }
@@ -81,7 +81,9 @@ impl Outgoing {
         if least.is_none() && self.waiting.pieces.load(Ordering::Acquire) > 0 {
             return None;
         }
-        Some(self.keep(chunk.split_to(chunk.len().min(SMALL)), least, true))
+        let most = least.as_ref().map_or(SMALL as u64, Reservation::bytes);
+        let most = usize::try_from(most).unwrap_or(SMALL).max(SMALL);
+        Some(self.keep(chunk.split_to(chunk.len().min(most)), least, true))
     }
 
     /// Ends when HTTP/2 has nothing of this body.

@@ -27,7 +27,7 @@ use super::upload::Upload;
 
 /// Most bytes in one piece of a blob that is read, and so in one `ReadResponse`. Clients take
 /// messages of 4 MiB; smaller ones keep the memory of a stream small.
-pub(super) const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 128 << 10;
 
 /// The largest blob that is read once more before a caller that wants to push it again is told that it is here, in bytes.
 const LARGEST_CHECK: u64 = 64 << 20;
@@ -259,7 +259,7 @@ impl Reading {
         Ok(Some((piece, self)))
     }
 
-    /// One read of half a megabyte keeps a blocking thread for about half a millisecond, and holds no more than that for a
+    /// One read of 128 KiB keeps a blocking thread for about half a millisecond, and holds no more than that for a
     /// stream whose client is slow.
     async fn next_of_file(&mut self, mut file: std::fs::File) -> Result<Bytes, Fault> {
         let (start, left) = (self.range.start, self.range.end - self.range.start);

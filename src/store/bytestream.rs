@@ -10,10 +10,9 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::blobs::PIECE;
+use super::Cache;
 use super::fault::Fault;
 use super::name::{BlobName, UploadName};
-use super::{Cache, memory};
 
 /// How long an answer waits for the client to end its stream after `finish_write`. Nearly all have
 /// done so already, and are spared a RST_STREAM.
@@ -46,16 +45,12 @@ impl ByteStream for Cache {
         };
         let read = self.blobs.read(&name.instance, &name.digest, start..end);
         let pieces = read.await?.ok_or(Fault::NoBlob(name.digest))?;
-        let responses = stream::try_unfold((pieces, end - start), |(mut pieces, left)| async move {
-            // Before it is read, so that whoever waits holds nothing. On its way out it is reserved anew.
-            let room = memory::reserve_when_free(left.min(PIECE as u64)).await?;
+        let responses = stream::try_unfold(pieces, |mut pieces| async move {
             let Some(piece) = pieces.next().await.transpose()? else {
                 return Ok(None);
             };
-            drop(room);
-            let left = left.saturating_sub(piece.len() as u64);
             let data = Vec::from(piece);
-            Ok(Some((ReadResponse { data }, (pieces, left))))
+            Ok(Some((ReadResponse { data }, pieces)))
         });
         Ok(Response::new(responses.boxed()))
     }

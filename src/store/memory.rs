@@ -27,6 +27,10 @@ use super::requests::Kind;
 /// How long a call waits for others to end that have the memory which it needs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Reads wait for memory before the store hears of them: whoever serves it has reserved [`super::READ_BYTES`] for each, or
+/// the size of its blob. Two that each have a part of what they need would wait for each other.
+const READ: &str = "/google.bytestream.ByteStream/Read";
+
 /// Whoever calls.
 pub trait Callers: fmt::Debug + Send + Sync {
     /// What may be kept for the caller of a request with these headers.
@@ -126,6 +130,7 @@ impl Service<Request<Incoming>> for Reserving {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let memory = self.callers.memory(request.headers());
+        let is_paid = request.uri().path() == READ;
         let (parts, body) = request.into_parts();
         let kind = Kind::of_path(parts.uri.path());
         let (body, kept) = Reserved::new(body, Arc::clone(&memory), kind);
@@ -135,7 +140,7 @@ impl Service<Request<Incoming>> for Reserving {
             let room = response.extensions_mut().remove();
             // What the request was decoded to is as large as it was, and goes with the call.
             drop(kept);
-            Ok(response.map(|body| Answer::new(body, memory, room)))
+            Ok(response.map(|body| Answer::new(body, memory, room, is_paid)))
         }))
     }
 }

@@ -113,7 +113,7 @@ impl Reserve for Reservation {
     }
 
     fn grow_when_free(&mut self, more: u64, patience: Duration) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        Box::pin(async move { Reservation::grow_when_free(self, more, patience).await.is_ok() })
+        Box::pin(async move { Reservation::grow_request(self, more, patience).await.is_ok() })
     }
 
     fn shrink(&mut self, bytes: u64) {

@@ -100,7 +100,7 @@ async fn who_waits_gets_what_is_given_back_and_gives_up_in_time() {
     let later = Duration::from_secs(60);
     let (grown, ()) = tokio::join!(waits.grow_when_free(MIB, later), async { drop(held) });
     assert_eq!((grown, waits.bytes()), (Ok(()), MIB));
-    assert_eq!(ledger.waiting.load(Ordering::Relaxed), 0);
+    assert_eq!(account.waiting.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -52,9 +52,9 @@ impl WindowShare {
 
 impl Drop for WindowShare {
     fn drop(&mut self) {
-        let ledger = &*self.account.ledger;
-        ledger.windows.fetch_sub(self.bytes, Ordering::Relaxed);
+        let windows = &self.account.ledger.windows;
+        windows.fetch_sub(self.bytes, Ordering::Relaxed);
         self.account.give_back(self.bytes);
-        ledger.tell_who_waits();
+        self.account.tell_who_waits();
     }
 }

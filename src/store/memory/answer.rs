@@ -19,6 +19,8 @@ const SMALL: usize = 4 * 1024;
 pub(in crate::store) struct Answer {
     body: tonic::body::Body,
     memory: Arc<dyn Memory>,
+    /// Whether its frames are reserved by whoever serves the store.
+    is_paid: bool,
     /// Until the first frame: a message that is kept is encoded as a whole.
     room: Option<Room>,
     /// What waits for memory.
@@ -48,10 +50,11 @@ fn kept(bytes: Bytes, reservation: Box<dyn Reserve>) -> Bytes {
 }
 
 impl Answer {
-    pub(super) fn new(body: tonic::body::Body, memory: Arc<dyn Memory>, room: Option<Room>) -> Self {
+    pub(super) fn new(body: tonic::body::Body, memory: Arc<dyn Memory>, room: Option<Room>, is_paid: bool) -> Self {
         Self {
             body,
             memory,
+            is_paid,
             room,
             waiting: None,
             has_ended: false,
@@ -86,7 +89,7 @@ impl Body for Answer {
                 end => return Poll::Ready(end),
             };
             let chunk = match frame.into_data() {
-                Ok(chunk) if chunk.len() >= SMALL => chunk,
+                Ok(chunk) if chunk.len() >= SMALL && !this.is_paid => chunk,
                 Ok(chunk) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             };

@@ -97,13 +97,12 @@ impl<B> Reserved<B> {
         Ok(())
     }
 
-    /// Waits for so many bytes, for which it reserves first what comes meanwhile.
+    /// Waits for so many bytes. No more than the window of the stream comes meanwhile.
     fn wait(&self, more: u64) -> Wait {
         let memory = Arc::clone(&self.memory);
         Box::pin(async move {
             let mut reservation = memory.reservation();
-            let window = u64::from(STREAM_WINDOW).min(more);
-            let is_there = reservation.grow(window) && reservation.grow_when_free(more - window, PATIENCE).await;
+            let is_there = reservation.grow_when_free(more, PATIENCE).await;
             is_there.then_some(reservation)
         })
     }

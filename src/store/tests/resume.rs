@@ -6,6 +6,7 @@ use tonic::Code;
 use super::bytestream::status;
 use super::*;
 use crate::store::blobs::PIECE;
+use crate::store::upload::PART;
 use crate::store::uploads::IDLE;
 
 #[tokio::test]
@@ -87,9 +88,9 @@ async fn forgotten_uploads_leave_no_file() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("file:{}", directory.path().display());
     let store = Store::open(&url).await.unwrap();
-    let data = noise(4 * PIECE);
+    let data = noise(4 * PART);
     let name = upload_name("u", &digest(&data));
-    interrupt(&store, &name, &data, 2 * PIECE).await;
+    interrupt(&store, &name, &data, 2 * PART).await;
     assert_eq!(unfinished(directory.path()).len(), 1);
 
     let uploads = &store.cache.uploads;

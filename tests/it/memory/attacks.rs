@@ -130,7 +130,7 @@ async fn unfinished_messages_to_the_store() {
     let calls = stopped(
         &mut client,
         Method::FindMissingBlobs,
-        60,
+        16,
         (bytes.slice(..bytes.len() - 100), false),
     );
     until("much is kept", || kept(&before.gate) > 20 * MIB).await;
