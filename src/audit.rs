@@ -1,28 +1,22 @@
-//! The audit log: a JSON line for every push, execution and denial, written by a thread of its own.
+//! The audit log: JSON lines about every push, execution and denial, written by a thread of its own.
 //!
-//! A call never waits for the disk. It takes a place in a bounded queue before it goes to a backend, and fills it when it
-//! ends; what happens when there is none, or when the file can't be written, is `audit.on-failure`.
+//! What changes something has two lines: one that begins it, with all that it names, and one that tells how it ended; both
+//! have the call's id. With `audit.on-failure = "refuse"` the last byte of a push goes to a backend only when the line that
+//! begins it is in the file, so that nobody can use what has no line. A denial has one line.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+mod queue;
+mod writer;
 
-use prometheus::IntCounter;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::file::OnFailure;
 
-/// Lines that may wait for the disk, and calls under way that will write one.
-const PLACES: usize = 64 * 1024;
-/// How long the thread waits before it tries a file again that could not be written.
-const RETRY: Duration = Duration::from_secs(1);
+pub use queue::{Audit, Counters, Failing, Place};
+pub use writer::Writers;
 
 /// Where to write, and what to do when that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,26 +25,47 @@ pub struct AuditPlan {
     pub file: PathBuf,
     /// What becomes of calls that can't be noted.
     pub on_failure: OnFailure,
+    /// Whether a line is on the disk before it counts as written, and not only with the kernel.
+    pub sync: bool,
+}
+
+/// What a line tells of its call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// All of it: denials, and lines of casgate before it wrote two.
+    #[default]
+    Whole,
+    /// That it begins, and what it names. It may take several such lines.
+    Begin,
+    /// How it ended.
+    End,
 }
 
 /// One line: what a call changed, or was denied to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Line {
-    /// When the call ended (RFC 3339, UTC).
+    /// When it was written (RFC 3339, UTC).
     pub time: String,
+    /// What it tells of the call.
+    #[serde(skip_serializing_if = "is_whole")]
+    pub event: Event,
     /// The call's id, which access lines and denials have as well.
     pub call: String,
     /// The client's address.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub peer: String,
     /// The certificate; none for anonymous callers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Holder>,
     /// The rule that allowed it; empty for denials.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub rule: String,
     /// `gRPC service/method`, as it was asked for.
     pub method: String,
     /// The instance, where the call names one.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub instance: String,
     /// What it is called behind the gate, where that is another name.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -64,14 +79,20 @@ pub struct Line {
     /// Names that were pushed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub uris: Vec<String>,
-    /// How many more digests and names there were.
+    /// The operation, or the session of a worker and the bot's own name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// How many more digests there were, of a call that has changed nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub more: u64,
     /// Bytes received from the client.
+    #[serde(skip_serializing_if = "is_zero")]
     pub received: u64,
-    /// The gRPC status that the client got.
-    pub code: u8,
+    /// The gRPC status that the client got; none where the call has only begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
     /// Why the gate answered itself; empty if the backend did.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
     /// How a denial was answered instead of being told: `discarded` or `probe`; empty for all other calls.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -79,6 +100,12 @@ pub struct Line {
 }
 
 impl Line {
+    /// Adds what a further line that begins the same call names.
+    pub fn absorb(&mut self, further: Line) {
+        self.digests.extend(further.digests);
+        self.uris.extend(further.uris);
+    }
+
     /// The digest in the resource name, as `HASH/SIZE` (remote_execution.proto, "resource_name").
     pub fn resource_digest(&self) -> Option<String> {
         let mut parts = self.resource.split('/').skip_while(|part| *part != "uploads").skip(2);
@@ -122,190 +149,12 @@ pub fn now() -> String {
     OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
 }
 
+fn is_whole(event: &Event) -> bool {
+    *event == Event::Whole
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
-}
-
-/// Counts of what went wrong.
-#[derive(Clone, Debug)]
-pub struct Counters {
-    /// Lines that were not written.
-    pub lost: IntCounter,
-    /// Attempts to write that failed.
-    pub failures: IntCounter,
-}
-
-/// The way to the thread that writes. Dropping it lets the thread end, once all that waits is written.
-#[derive(Debug)]
-pub struct Audit {
-    lines: Sender<Vec<u8>>,
-    state: Arc<State>,
-    on_failure: OnFailure,
-}
-
-#[derive(Debug)]
-struct State {
-    places: AtomicUsize,
-    failing: AtomicBool,
-    counters: Counters,
-}
-
-/// A place in the queue, given back when the line is written or when this is dropped.
-#[derive(Debug)]
-pub struct Place {
-    lines: Sender<Vec<u8>>,
-    state: Arc<State>,
-}
-
-/// The audit log can't be written now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the audit log of the gate can't be written, and nothing may be changed until it can")]
-pub struct Failing;
-
-impl Audit {
-    /// Opens the file and starts the thread.
-    ///
-    /// # Errors
-    /// When the file can't be opened.
-    pub fn open(plan: &AuditPlan, counters: Counters) -> io::Result<Audit> {
-        let file = open(&plan.file)?;
-        let (lines, receiver) = channel();
-        let state = Arc::new(State {
-            places: AtomicUsize::new(PLACES),
-            failing: AtomicBool::new(false),
-            counters,
-        });
-        let (path, shared) = (plan.file.clone(), Arc::clone(&state));
-        std::thread::Builder::new()
-            .name("casgate-audit".to_owned())
-            .spawn(move || write(&receiver, &path, file, &shared))?;
-        Ok(Audit {
-            lines,
-            state,
-            on_failure: plan.on_failure,
-        })
-    }
-
-    /// A place for the line of a call; `None` where the line will be lost, and is counted as that.
-    ///
-    /// # Errors
-    /// When nothing may be changed without a line.
-    pub fn place(&self) -> Result<Option<Place>, Failing> {
-        let is_failing = self.state.failing.load(Ordering::Relaxed);
-        if is_failing && self.on_failure == OnFailure::Refuse {
-            return Err(Failing);
-        }
-        let places = &self.state.places;
-        let taken = places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |places| places.checked_sub(1));
-        match (taken, self.on_failure) {
-            (Ok(_), _) => Ok(Some(Place {
-                lines: self.lines.clone(),
-                state: Arc::clone(&self.state),
-            })),
-            (Err(_), OnFailure::Refuse) => Err(Failing),
-            (Err(_), OnFailure::Count) => {
-                self.state.counters.lost.inc();
-                Ok(None)
-            }
-        }
-    }
-}
-
-impl Place {
-    /// Hands the line to the thread.
-    pub fn fill(self, line: &Line) {
-        let Ok(mut bytes) = serde_json::to_vec(line) else {
-            return self.state.counters.lost.inc();
-        };
-        bytes.push(b'\n');
-        if self.lines.send(bytes).is_err() {
-            return self.state.counters.lost.inc();
-        }
-        // The thread gives the place back.
-        self.state.places.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.state.places.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    // Who pushed what is not for everybody.
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
-
-fn write(lines: &Receiver<Vec<u8>>, path: &Path, file: File, state: &State) {
-    let mut out = Some(BufWriter::new(file));
-    let mut unwritten: Vec<Vec<u8>> = Vec::new();
-    loop {
-        let wait = if unwritten.is_empty() { Duration::MAX } else { RETRY };
-        match lines.recv_timeout(wait) {
-            Ok(line) => {
-                unwritten.push(line);
-                unwritten.extend(lines.try_iter());
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) if unwritten.is_empty() => return,
-            Err(RecvTimeoutError::Disconnected) => {
-                if let Err(error) = write_all(&mut out, path, &mut unwritten, state) {
-                    tracing::error!(target: "casgate::audit", path = %path.display(), %error, lines = unwritten.len(), "lines of the audit log are lost");
-                    state.counters.lost.inc_by(unwritten.len() as u64);
-                }
-                return;
-            }
-        }
-        let failed = write_all(&mut out, path, &mut unwritten, state).err();
-        let was_failing = state.failing.swap(failed.is_some(), Ordering::Relaxed);
-        match failed {
-            Some(error) => {
-                state.counters.failures.inc();
-                if !was_failing {
-                    tracing::error!(target: "casgate::audit", path = %path.display(), %error, "the audit log can't be written");
-                }
-                // Nothing is gained by trying for each line that comes.
-                std::thread::sleep(RETRY);
-            }
-            None if was_failing => {
-                tracing::info!(target: "casgate::audit", path = %path.display(), "the audit log is written again");
-            }
-            None => {}
-        }
-    }
-}
-
-/// Writes what waits, whole lines only: after a failure the file is opened again, and the lines that did not get through
-/// are tried again.
-fn write_all(
-    out: &mut Option<BufWriter<File>>,
-    path: &Path,
-    unwritten: &mut Vec<Vec<u8>>,
-    state: &State,
-) -> io::Result<()> {
-    let mut writer = match out.take() {
-        Some(writer) => writer,
-        None => {
-            let mut writer = BufWriter::new(open(path)?);
-            // The line before may have been cut off.
-            writer.write_all(b"\n")?;
-            writer
-        }
-    };
-    let result = unwritten
-        .iter()
-        .try_for_each(|line| writer.write_all(line))
-        .and_then(|()| writer.flush());
-    if let Err(error) = result {
-        // Dropping the writer would try once more.
-        let (_file, _rest) = writer.into_parts();
-        return Err(error);
-    }
-    state.places.fetch_add(unwritten.len(), Ordering::Relaxed);
-    unwritten.clear();
-    *out = Some(writer);
-    Ok(())
 }
 
 #[cfg(test)]

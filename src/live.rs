@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 
-use crate::audit::{Audit, AuditPlan, Counters};
+use crate::audit::{Audit, AuditPlan, Counters, Writers};
 use crate::clients::Ledger;
 use crate::config::file::SandboxMode;
 use crate::config::{self, Loaded, Problems, Source};
@@ -43,6 +43,8 @@ pub struct Live {
 /// What all threads share: the running configuration, and the signals that change it.
 #[derive(Debug)]
 pub struct Shared {
+    /// The threads that write audit logs, of this configuration and of those before.
+    pub writers: Arc<Writers>,
     path: PathBuf,
     threads: usize,
     store_runtime: Handle,
@@ -132,14 +134,14 @@ impl Live {
         snapshot: Snapshot,
         before: &[Arc<Backend>],
         threads: usize,
-        (metrics, ledger): (&Arc<Metrics>, &Arc<Ledger>),
+        (metrics, ledger, writers): (&Arc<Metrics>, &Arc<Ledger>, &Writers),
         store_runtime: &Handle,
         check_runtime: &Handle,
     ) -> Result<Live, ReloadError> {
         let audit = snapshot
             .audit
             .as_ref()
-            .map(|plan| open_audit(plan, metrics))
+            .map(|plan| open_audit(plan, metrics, writers))
             .transpose()?;
         let mut backends: Vec<Arc<Backend>> = Vec::new();
         for plan in &snapshot.backends {
@@ -189,13 +191,14 @@ impl Shared {
         let started = Started::with(&snapshot);
         let tried = Mutex::new(snapshot.source.clone());
         let check_runtime = Handle::current();
+        let writers = Arc::new(Writers::default());
         let ledger = Ledger::new(memory::half(), metrics.memory.clone());
         ledger.set_limit(snapshot.limits.memory);
         let live = Live::open(
             snapshot,
             &[],
             threads,
-            (&metrics, &ledger),
+            (&metrics, &ledger, &writers),
             &store_runtime,
             &check_runtime,
         )
@@ -203,6 +206,7 @@ impl Shared {
         live.publish(&metrics);
         let shared = Shared {
             path,
+            writers,
             threads,
             store_runtime,
             check_runtime,
@@ -291,7 +295,7 @@ impl Shared {
             snapshot,
             &before.backends,
             self.threads,
-            (&self.metrics, &self.ledger),
+            (&self.metrics, &self.ledger, &self.writers),
             &self.store_runtime,
             &self.check_runtime,
         )
@@ -316,12 +320,12 @@ impl Shared {
     }
 }
 
-fn open_audit(plan: &AuditPlan, metrics: &Metrics) -> Result<Audit, ReloadError> {
+fn open_audit(plan: &AuditPlan, metrics: &Metrics, writers: &Writers) -> Result<Audit, ReloadError> {
     let counters = Counters {
         lost: metrics.audit_lost.clone(),
         failures: metrics.audit_failures.clone(),
     };
-    Audit::open(plan, counters).map_err(|error| ReloadError::Audit {
+    Audit::open(plan, counters, writers).map_err(|error| ReloadError::Audit {
         path: plan.file.clone(),
         error,
     })

@@ -1,5 +1,6 @@
 //! One call, from its headers to its end: a straight path, each step one call down and one `?` back.
 
+mod announcement;
 mod answer;
 mod body;
 mod build_stream_1;
@@ -122,8 +123,11 @@ async fn try_handle(
     }
     // Who can only be answered kindly may not make the gate keep so much.
     let may_change = subject::is_noted(method) && view.standing.may_ever(method.rights()).is_ok();
-    if may_change && view.live.audit.is_some() {
-        upload.pick(Picker::new(method));
+    if may_change
+        && view.live.audit.is_some()
+        && let Some(picker) = Picker::new(method)
+    {
+        upload.pick(picker);
     }
     let named = tokio::select! {
         biased;
@@ -188,6 +192,12 @@ async fn try_handle(
         let size = resource::read(upload.name()?, ResourceKind::Read).map_or(0, |read| read.size);
         let bytes = u64::try_from(size).unwrap_or(0).min(backend.window());
         answer.admit(bytes, PATIENCE).await?;
+    }
+    if let Some(announcement) = record.announcement() {
+        upload.announce(announcement);
+        if upload.is_empty() {
+            upload.announced().await?;
+        }
     }
     let told = told(&way, &view, &permit, &headers);
     headers::for_upstream(&mut headers, &snapshot.identity_headers);
@@ -258,6 +268,9 @@ impl Own<'_> {
         };
         rename(&self.permit, &calls.way(Service::Asset)?, upload, record)?;
         record.backend(calls.backend(Service::Asset)?.name());
+        if let Some(announcement) = record.announcement() {
+            upload.announce(announcement);
+        }
         let known = &self.caller.shared.known;
         let call = async {
             if method == Method::FetchDirectory {
@@ -265,6 +278,7 @@ impl Own<'_> {
                 build_stream_1::fetch_directory(&calls, known, self.permit.uris().clone(), message).await
             } else {
                 let message = upload.whole(build_stream_1::LONGEST).await?;
+                upload.announced().await?;
                 build_stream_1::reference_storage(&calls, known, method, message).await
             }
         };

@@ -197,12 +197,14 @@ fn umask(loaded: &Loaded, report: &mut Report) -> u32 {
 
 fn audit(loaded: &Loaded, report: &mut Report) -> Option<AuditPlan> {
     let table = report.value(&loaded.file.audit, "audit")?;
-    report.unknown(&table.unknown, "audit.", &["file", "on-failure"]);
+    report.unknown(&table.unknown, "audit.", &["file", "on-failure", "sync"]);
     let file = report.required(&table.file, "audit.file", "where to add the lines");
     let on_failure = report.value(&table.on_failure, "audit.on-failure").copied();
+    let sync = report.value(&table.sync, "audit.sync").copied();
     Some(AuditPlan {
         file: loaded.resolve(file?),
         on_failure: on_failure.unwrap_or_default(),
+        sync: sync.unwrap_or_default(),
     })
 }
 

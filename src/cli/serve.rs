@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,6 +16,9 @@ use crate::sandbox::{self, Sandbox};
 use crate::server::sockets::Inherited;
 use crate::server::{Drained, Gate};
 use crate::snapshot::Snapshot;
+
+/// How long the last lines of the audit log may take to be written, at the end.
+const LAST_LINES: Duration = Duration::from_secs(30);
 
 /// Arguments of `casgate serve`.
 #[derive(Debug, clap::Args)]
@@ -93,7 +97,15 @@ pub fn serve(path: &Path, ready: impl FnOnce(&Gate)) -> Result<(), Failure> {
         }
         Drained::Told => tracing::warn!(target: "casgate::serve", "told to stop again: the rest is cut off"),
     }
+    let writers = Arc::clone(&gate.shared().writers);
+    // With it all calls end, and write their last lines.
     drop(gate);
+    let lost = writers.finish(LAST_LINES);
+    if lost > 0 {
+        return Err(Failure(format!(
+            "{lost} lines of the audit log are lost, of calls that were answered: it could not be written, see the log"
+        )));
+    }
     tracing::info!(target: "casgate::serve", "stopped");
     Ok(())
 }

@@ -551,6 +551,8 @@ pub struct Audit {
     /// `on-failure = "refuse" | "count"`: what becomes of pushes and executions while the file can't be written: refused
     /// with UNAVAILABLE, or let through without a line and counted (default `refuse`).
     pub on_failure: Key<OnFailure>,
+    /// `sync = true`: a line counts as written when it is on the disk (fsync), not only with the kernel (default `false`).
+    pub sync: Key<bool>,
     #[serde(flatten)]
     #[expect(missing_docs, reason = "see the type")]
     pub unknown: Unknown,

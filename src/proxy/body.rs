@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use h2::RecvStream;
 
+use super::announcement::Announcement;
 use super::metered::Pace;
 use super::outgoing::{Outgoing, SMALL as SMALLEST};
 use super::prefix::{Progress, Reader, Refusal};
@@ -22,7 +23,7 @@ use crate::clients::{Full, Reservation};
 use crate::connection::Caller;
 use crate::http2::{self, Closed};
 use crate::policy::instance::InstanceName;
-use crate::policy::method::{InstanceIn, Method};
+use crate::policy::method::{InstanceIn, Method, Requests};
 use crate::policy::resource;
 use crate::status::Rejection;
 use crate::upstream::Body;
@@ -68,6 +69,8 @@ pub(super) struct Upload {
     ended: bool,
     /// Looks at what goes by, for the audit log.
     picker: Option<Picker>,
+    /// What must be in the audit log before the request is whole at the backend.
+    announcement: Option<Announcement>,
     /// How fast it may go, where that is limited.
     pace: Option<Pace>,
     /// How long the client may send nothing at all; without it, for ever.
@@ -106,6 +109,7 @@ impl Upload {
             owed: 0,
             received: 0,
             picker: None,
+            announcement: None,
             pace: None,
             patience: None,
         }
@@ -119,6 +123,27 @@ impl Upload {
     /// Has somebody look at what goes by.
     pub(super) fn pick(&mut self, picker: Picker) {
         self.picker = Some(picker);
+    }
+
+    /// Has the audit log told of the call before its last byte is forwarded.
+    pub(super) fn announce(&mut self, announcement: Announcement) {
+        self.announcement = Some(announcement);
+    }
+
+    /// Waits until the audit log tells of the call, with all that was seen of its subject.
+    ///
+    /// # Errors
+    /// Where it does not, and nothing may be changed without.
+    pub(super) async fn announced(&mut self) -> Result<(), Rejection> {
+        let Some(announcement) = self.announcement.take() else {
+            return Ok(());
+        };
+        announcement.make(self.picker.as_ref().map(Picker::subject)).await
+    }
+
+    /// Whether what is kept may make the request whole, or a part of it that a backend acts on.
+    fn may_be_whole(&self) -> bool {
+        self.ended || self.reader.is_between_messages() || self.method.requests() == Requests::Stream
     }
 
     /// Forwards no faster than this from now on.
@@ -220,6 +245,9 @@ impl Upload {
     pub(super) async fn forward(&mut self, mut to: Body<'_>, answer_begun: &AtomicBool) -> Result<(), Stop> {
         loop {
             self.replayable &= !answer_begun.load(Ordering::Relaxed);
+            if self.announcement.is_some() && self.may_be_whole() {
+                self.announced().await.map_err(Stop::Reject)?;
+            }
             // A backend that gets small pieces is better than a client that waits for ever.
             if self.ended || self.reader.is_between_messages() || self.is_short {
                 self.flush();
@@ -289,7 +317,11 @@ impl Upload {
                 self.received += chunk.len() as u64;
                 let progress = self.reader.push(&chunk)?;
                 if let Some(picker) = &mut self.picker {
-                    picker.push(&chunk);
+                    let before = picker.bytes();
+                    picker.push(&chunk)?;
+                    if picker.bytes() > before {
+                        self.held.grow_to(self.reserved(0))?;
+                    }
                 }
                 if self.body.is_end_stream() {
                     self.finish()?;
@@ -381,8 +413,9 @@ impl Upload {
     /// What is to be reserved, with so many bytes of body more.
     fn reserved(&self, more: u64) -> u64 {
         let kept = self.in_hand + more + self.reader.kept() as u64;
+        let picked = self.picker.as_ref().map_or(0, Picker::bytes);
         // Buffers are larger than what is in them.
-        self.base + (kept + kept / 8).saturating_sub(SHORT)
+        self.base + (kept + picked + kept / 8).saturating_sub(SHORT)
     }
 
     fn release(&mut self, bytes: usize) {

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use http::StatusCode;
 
+use super::announcement::Announcement;
 use super::call_id::CallId;
-use super::subject::Subject;
-use crate::audit::{Holder, Line, Place};
+use super::subject::{self, Subject};
+use crate::audit::{Event, Holder, Line, Place};
 use crate::connection::{Caller, View};
 use crate::live::Live;
 use crate::metrics::{Action, End, Limit};
@@ -18,6 +19,9 @@ use crate::policy::method::Method;
 use crate::policy::pattern::hex;
 use crate::policy::{Permit, RuleId};
 use crate::status::{Code, Rejection};
+
+/// Digests in the line of a call that has changed nothing; more are counted.
+const MOST: usize = 1024;
 
 /// The record of one call, written when dropped.
 pub(super) struct Record {
@@ -38,7 +42,7 @@ pub(super) struct Record {
     id: CallId,
     resource: String,
     subject: Subject,
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
     answered: &'static str,
 }
 
@@ -83,9 +87,15 @@ impl Record {
     /// When nothing may be changed without a line.
     pub(super) fn audit(&mut self, live: &Live) -> Result<bool, Rejection> {
         if let Some(audit) = &live.audit {
-            self.place = audit.place()?;
+            self.place = audit.place()?.map(Arc::new);
         }
         Ok(self.place.is_some())
+    }
+
+    /// What the audit log has to tell before the call is whole at its backend; `None` where it tells nothing.
+    pub(super) fn announcement(&self) -> Option<Announcement> {
+        let place = Arc::clone(self.place.as_ref()?);
+        Some(Announcement::new(place, self.beginning()))
     }
 
     /// Notes the resource name that the call names, for the audit log.
@@ -196,7 +206,7 @@ impl Record {
             && let Some(audit) = &self.caller.view().live.audit
         {
             // It is refused already, so there is nothing more to refuse.
-            self.place = audit.place().ok().flatten();
+            self.place = audit.place().ok().flatten().map(Arc::new);
         }
         self.code = rejection.code() as u8;
         self.reason = rejection.label();
@@ -212,7 +222,15 @@ impl Record {
 }
 
 impl Record {
-    fn line(&self, rule: &str) -> Line {
+    /// The rule that allowed the call.
+    fn rule(&self) -> &str {
+        let rule = self.rule.as_ref();
+        let rule = rule.and_then(|(view, id)| view.live.snapshot.policy.rules().get(id.index()));
+        rule.map_or("", |rule| &*rule.name)
+    }
+
+    /// What is known of the call before it is forwarded.
+    fn beginning(&self) -> Line {
         let certificate = match &self.caller.peer.identity {
             Identity::Anonymous => None,
             Identity::Certificate(certificate) => Some(Holder {
@@ -225,22 +243,43 @@ impl Record {
             }),
         };
         Line {
-            time: crate::audit::now(),
             call: self.id.to_string(),
             peer: self.caller.peer.address.to_string(),
             certificate,
-            rule: rule.to_owned(),
+            rule: self.rule().to_owned(),
             method: self.path().trim_start_matches('/').to_owned(),
             instance: self.instance.clone(),
             instance_at_backend: self.instance_at_backend.clone(),
             resource: self.resource.clone(),
-            digests: self.subject.digest_names(),
-            uris: self.subject.uris.clone(),
-            more: self.subject.more,
+            ..Line::default()
+        }
+    }
+
+    /// The last line of the call, which is the only one where none has begun it.
+    fn ending(&self, has_begun: bool) -> Line {
+        let line = match has_begun {
+            true => Line {
+                event: Event::End,
+                call: self.id.to_string(),
+                method: self.path().trim_start_matches('/').to_owned(),
+                ..Line::default()
+            },
+            false => Line {
+                // Nothing was changed: some of it is enough.
+                digests: subject::digest_names(self.subject.digests.get(..MOST).unwrap_or(&self.subject.digests)),
+                more: self.subject.digests.len().saturating_sub(MOST) as u64,
+                uris: self.subject.uris.clone(),
+                names: self.subject.names.clone(),
+                ..self.beginning()
+            },
+        };
+        Line {
+            time: crate::audit::now(),
             received: self.received,
-            code: self.code,
+            code: Some(self.code),
             reason: self.reason.to_owned(),
             answered: self.answered.to_owned(),
+            ..line
         }
     }
 }
@@ -255,14 +294,10 @@ impl Drop for Record {
             sent: self.sent,
         };
         self.caller.calls().handled(self.method, end);
-        let rule = self
-            .rule
-            .as_ref()
-            .and_then(|(view, id)| view.live.snapshot.policy.rules().get(id.index()));
-        let rule = rule.map_or("", |rule| &*rule.name);
-        if let Some(place) = self.place.take() {
-            place.fill(&self.line(rule));
+        if let Some(place) = &self.place {
+            place.end(&self.ending(place.has_begun()));
         }
+        let rule = self.rule();
         tracing::info!(
             target: "casgate::access",
             call = %self.id,

@@ -186,6 +186,47 @@ async fn the_audit_log_goes_on_when_there_is_space() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_that_are_lost_at_the_end_are_told_and_no_success() {
+    let Some(disk) = SmallDisk::of(128) else { return };
+    let backend = Backend::start(unary);
+    let mut config = Config::to(&backend);
+    config.top.push_str("\nlog = { format = \"json\" }");
+    config.top.push_str(&format!(
+        "\naudit = {{ file = \"{}\", on-failure = \"count\" }}",
+        disk.inside().join("audit.jsonl").display()
+    ));
+    let mut gate = Gate::spawn_after(&disk.commands(), config).await;
+    let mut writer = gate.client("writer").await;
+    disk.take(120);
+    let failures = || gate.scrape("casgate_audit_write_failures_total", &[]);
+    let mut pushed = 0;
+    while failures() == 0.0 || pushed < 50 {
+        assert!(pushed < 300, "the disk does not get full");
+        assert_eq!(writer.call(Method::PushBlob, push(pushed)).await.code(), Some(0));
+        pushed += 1;
+    }
+    drop(writer);
+    let status = gate.end_by("TERM").await;
+    assert_eq!(status.code(), Some(1));
+    let log = std::fs::read_to_string(gate.dir().join("log")).unwrap();
+    // The last word is for people.
+    let log = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<toml::Table>(line).ok());
+    let lost: i64 = log.filter_map(|line| line.get("lines")?.as_integer()).sum();
+    let text = std::fs::read_to_string(disk.outside().join("audit.jsonl")).unwrap();
+    let written = text
+        .lines()
+        .filter(|line| serde_json::from_str::<Line>(line).is_ok())
+        .count();
+    // Two for each push.
+    assert!(
+        lost > 0 && written as i64 + lost >= 2 * i64::from(pushed),
+        "{lost} lost, {written} written of {pushed}"
+    );
+}
+
 fn push(number: u32) -> bytes::Bytes {
     let request = PushBlobRequest {
         uris: vec![format!("urn:x:{number}")],

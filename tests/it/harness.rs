@@ -1,5 +1,6 @@
 //! What the tests stand on: certificates, the gate, backends that misbehave, and a client that sees every frame.
 
+pub(crate) mod audit;
 pub(crate) mod backend;
 pub(crate) mod frames;
 pub(crate) mod gate;

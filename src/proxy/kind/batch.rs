@@ -15,10 +15,7 @@ use crate::status::Rejection;
 
 /// The most blobs of a batch that is answered kindly: in 4 MiB, they have 256 bytes each. A digest with the longest hash, of
 /// 64 bytes in hexadecimal digits, has 141 bytes.
-const BOUNDS: Bounds = Bounds {
-    most: 16 * 1024,
-    longest: 160,
-};
+const BOUNDS: Bounds = Bounds { most: 16 * 1024 };
 /// What a digest takes at most until its batch is answered, in bytes: it is there decoded and in the answer.
 const COST: usize = 384;
 
@@ -28,25 +25,26 @@ pub(super) async fn find(
     upload: &mut Upload,
     share: &mut Share<'_>,
 ) -> Result<Option<Found>, Rejection> {
-    let mut picker = Picker::bounded(Method::BatchUpdateBlobs, BOUNDS);
+    let Some(mut picker) = Picker::bounded(Method::BatchUpdateBlobs, BOUNDS) else {
+        return Ok(None);
+    };
     while let Some(chunk) = upload.pass().await? {
-        picker.push(&chunk);
+        let is_read = picker.push(&chunk).is_ok();
         let is_too_much = match kindly {
             Kindly::Probe => picker.messages() > 0,
             Kindly::Discard => !share.grow(picker.kept() * COST),
         };
-        if is_too_much || picker.is_broken() {
+        if is_too_much || !is_read {
             return Ok(None);
         }
     }
     let messages = picker.messages();
-    let mut subject = picker.finish();
-    let is_whole = subject.more == 0 && subject.digests.len() as u64 == messages;
+    let subject = picker.finish();
+    let is_whole = subject.digests.len() as u64 == messages;
     if !is_whole || !subject.digests.iter().all(is_digest) {
         return Ok(None);
     }
     let answer = Ok(framed(&stored(&subject.digests)));
-    subject.shorten();
     Ok(Some(Found { answer, subject }))
 }
 
