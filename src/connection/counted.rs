@@ -68,7 +68,8 @@ pub(super) struct Breaches(oneshot::Receiver<Breach>);
 impl<IO> Counted<IO> {
     pub(super) fn new(io: IO, caller: Arc<Caller>, progress: Arc<Progress>) -> (Counted<IO>, Breaches) {
         let (tell, told) = oneshot::channel();
-        let kept = caller.purse.reservation();
+        // A purse of its own, whose floor is there also where the calls have used up all else: their headers must get in.
+        let kept = caller.member.party().account().purse().reservation();
         let counted = Counted {
             io,
             account: Account::new(&caller.view().live.snapshot.limits, Instant::now()),
@@ -147,7 +148,7 @@ impl<IO> Counted<IO> {
         let bytes = self.blocks.kept() as u64;
         if bytes == 0 {
             if self.kept.bytes() > 0 {
-                self.kept = self.caller.purse.reservation();
+                self.kept.shrink_to(0);
             }
             return true;
         }
