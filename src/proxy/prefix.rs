@@ -13,6 +13,7 @@ use std::ops::Range;
 use crate::policy::Uris;
 use crate::policy::method::{InstanceIn, Method, Requests};
 use crate::policy::rights::Right;
+use crate::wire::protobuf::Varint;
 
 /// From this many bytes of a message on, the name is taken for settled when a field behind it has come: serializers
 /// write fields in order. Should the name come after all, the message is cut off.
@@ -105,12 +106,6 @@ enum Field {
     Name { left: u64, bytes: Vec<u8> },
     Uri { left: u64 },
     Skip { left: u64 },
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Varint {
-    value: u64,
-    bytes: u32,
 }
 
 impl Reader {
@@ -289,7 +284,7 @@ impl Reader {
         }
         if ended {
             match self.field {
-                Field::Tag(Varint { bytes: 0, .. }) => self.message_end(),
+                Field::Tag(varint) if varint.is_empty() => self.message_end(),
                 _ => {
                     return Err(Refusal::Malformed("a field goes beyond the end of its message"));
                 }
@@ -330,10 +325,10 @@ impl Reader {
         };
         match &mut self.field {
             Field::Tag(varint) => {
-                if varint.bytes == 0 {
+                if varint.is_empty() {
                     self.tag_at = self.in_message - bytes.len() as u64;
                 }
-                if let Some(tag) = varint.minimal(*first)? {
+                if let Some(tag) = varint.short(*first)? {
                     self.field = self.after_tag(tag)?;
                 }
                 Ok(rest)
@@ -348,7 +343,7 @@ impl Reader {
                 Ok(rest)
             }
             Field::Length { number, varint } => {
-                if let Some(length) = varint.minimal(*first)? {
+                if let Some(length) = varint.short(*first)? {
                     if length > rest.len() as u64 + behind {
                         return Err(Refusal::Malformed("a field goes beyond the end of its message"));
                     }
@@ -396,7 +391,7 @@ impl Reader {
         match tag & 7 {
             2 => Ok(Field::Length {
                 number,
-                varint: Varint::default(),
+                varint: Varint::START,
             }),
             _ if is_read => Err(Refusal::Ambiguous("the name is not encoded as a string")),
             0 => Ok(Field::Value { bytes: 0 }),
@@ -483,30 +478,7 @@ impl Frame {
 }
 
 impl Field {
-    const START: Field = Field::Tag(Varint { value: 0, bytes: 0 });
-}
-
-impl Varint {
-    /// Takes a byte; the value when it is the last one. Spellings that are longer than they need to be are refused:
-    /// parsers differ in how many bytes they take.
-    fn minimal(&mut self, byte: u8) -> Result<Option<u64>, Refusal> {
-        const TOO_LONG: Refusal = Refusal::Malformed("a number has too many bytes");
-        let bits = u64::from(byte & 0x7f);
-        let shift = self.bytes * 7;
-        if shift > 28 || shift == 28 && bits > 0x0f {
-            // Tags and lengths have at most 32 bits.
-            return Err(TOO_LONG);
-        }
-        self.value |= bits << shift;
-        self.bytes += 1;
-        if byte & 0x80 != 0 {
-            return Ok(None);
-        }
-        if byte == 0 && self.bytes > 1 {
-            return Err(TOO_LONG);
-        }
-        Ok(Some(self.value))
-    }
+    const START: Field = Field::Tag(Varint::START);
 }
 
 /// Takes up to `left` bytes off and counts them.

@@ -260,17 +260,22 @@ pub(super) fn split_tag(tag: u64) -> Result<(u32, WireType), Malformed> {
 
 /// A number whose bytes come one by one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Varint {
+pub(crate) struct Varint {
     value: u64,
     bytes: u32,
 }
 
 impl Varint {
-    pub(super) const START: Varint = Varint { value: 0, bytes: 0 };
+    pub(crate) const START: Varint = Varint { value: 0, bytes: 0 };
+
+    /// Whether none of its bytes has come.
+    pub(crate) fn is_empty(self) -> bool {
+        self.bytes == 0
+    }
 
     /// Takes a byte of a tag or a length; the number when it was the last one. It has at most 32 bits, and a longer
     /// spelling than needed is refused: parsers differ in how many bytes they take.
-    pub(super) fn short(&mut self, byte: u8) -> Result<Option<u64>, Malformed> {
+    pub(crate) fn short(&mut self, byte: u8) -> Result<Option<u64>, Malformed> {
         let value = self.any(byte)?;
         if self.bytes > 5 || self.value > u64::from(u32::MAX) || byte == 0 && self.bytes > 1 {
             return Err(LONG_NUMBER);

@@ -31,6 +31,11 @@ fn first_message() {
 }
 
 #[test]
+fn message() {
+    run("message", properties::message, |_| {});
+}
+
+#[test]
 fn resource_name() {
     run("resource-name", properties::resource_name, |_| {});
 }

@@ -9,6 +9,7 @@
 mod certificate;
 mod configuration;
 mod first_message;
+mod message;
 mod resource_name;
 mod revocation_list;
 
@@ -20,6 +21,7 @@ use http::uri::PathAndQuery;
 pub use certificate::certificate;
 pub use configuration::configuration;
 pub use first_message::first_message;
+pub use message::message;
 pub use resource_name::resource_name;
 pub use revocation_list::revocation_list;
 

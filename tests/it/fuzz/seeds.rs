@@ -55,6 +55,50 @@ fn make() {
     ] {
         write("path", name, method.path().as_bytes());
     }
+    let digest = || reapi::Digest {
+        hash: grpc::HASH.to_owned(),
+        size_bytes: 7,
+    };
+    let file = reapi::FileNode {
+        name: "a".into(),
+        digest: Some(digest()),
+        ..Default::default()
+    };
+    let below = reapi::DirectoryNode {
+        name: "b".into(),
+        digest: Some(digest()),
+    };
+    let directory = reapi::Directory {
+        files: vec![file],
+        directories: vec![below],
+        symlinks: vec![reapi::SymlinkNode::default()],
+        ..Default::default()
+    };
+    let tree = reapi::Tree {
+        root: Some(directory.clone()),
+        children: vec![directory.clone(); 2],
+    };
+    let find = reapi::FindMissingBlobsRequest {
+        blob_digests: vec![digest(); 3],
+        ..Default::default()
+    };
+    let result = reapi::ActionResult {
+        output_files: vec![reapi::OutputFile {
+            path: "out".into(),
+            digest: Some(digest()),
+            ..Default::default()
+        }],
+        stdout_raw: b"out".to_vec(),
+        ..Default::default()
+    };
+    for (name, kind, content) in [
+        ("find", 0, find.encode_to_vec()),
+        ("result", 3, result.encode_to_vec()),
+        ("directory", 6, directory.encode_to_vec()),
+        ("tree", 7, tree.encode_to_vec()),
+    ] {
+        write("message", name, &[&[kind], &content[..]].concat());
+    }
     for (name, text) in [
         ("blob", grpc::blob("team/a")),
         ("compressed", format!("compressed-blobs/zstd/{}/0", grpc::HASH)),
