@@ -349,7 +349,7 @@ fn client_tls(
     let ca_key = key("ca");
     let hint = "the CA certificates that the server is checked against; the system's are not used";
     let ca = report.required(&table.ca, &ca_key, hint);
-    let ca = ca.and_then(|name| report.ok(read(loaded, name, pem::certificates, fingerprint), &ca_key));
+    let ca = ca.and_then(|name| report.ok(read(loaded, name, pem::trusted_certificates, fingerprint), &ca_key));
     let certificate = report.value(&table.certificate, &key("certificate"));
     let private = report.value(&table.key, &key("key"));
     let client = match (certificate, private) {

@@ -312,7 +312,7 @@ fn trusted(
         };
         let certificates = loaded
             .content(file)
-            .and_then(|bytes| pem::certificates(bytes).map_err(|error| format!("`{file}` {error}")));
+            .and_then(|bytes| pem::trusted_certificates(bytes).map_err(|error| format!("`{file}` {error}")));
         match report.ok(certificates, &at) {
             Some(certificates) => {
                 for der in certificates {

@@ -1,97 +1,202 @@
-//! PEM files (RFC 7468) to DER.
+//! PEM files (RFC 7468) to DER. Whatever looks like a section and is not read is an error.
+
+mod sections;
 
 use base64ct::{Base64, Encoding};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
+use super::der::{Elements, SEQUENCE};
 use crate::policy::identity::printable;
+use sections::{Section, sections};
 
-/// All certificates of a PEM file, in order.
+/// All certificates of a file that shows who its owner is, in order. Its private key may stand beside them.
 ///
 /// # Errors
-/// When a section is broken, or there is no certificate; text for people.
-pub fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all: Vec<_> = CertificateDer::pem_slice_iter(bytes)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("is no PEM file: {error}"))?;
+/// When something is broken or of no use here, or there is no certificate; text for people, with the line.
+pub fn certificates(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    all_certificates(file, true)
+}
+
+/// All certificates of a file that says who is trusted, in order.
+///
+/// # Errors
+/// When something is broken or no certificate, or there is none; text for people, with the line.
+pub fn trusted_certificates(file: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    all_certificates(file, false)
+}
+
+fn all_certificates(file: &[u8], with_key: bool) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mut all = Vec::new();
+    for section in sections(file)? {
+        match Kind::of(&section)? {
+            Kind::Certificate => all.push(public(&section)?.into()),
+            Kind::Key(_) | Kind::EncryptedKey | Kind::Parameters if with_key => no_odd_line(&section)?,
+            kind => return Err(misplaced(&section, kind, "certificates")),
+        }
+    }
     if all.is_empty() {
         return Err("has no section `BEGIN CERTIFICATE`".to_owned());
     }
     Ok(all)
 }
 
-/// The first private key of a PEM file: PKCS#8, SEC1 or PKCS#1.
+/// The private key of a PEM file: PKCS#8, SEC1 or PKCS#1. Certificates may stand beside it.
 ///
 /// # Errors
-/// When there is none, or it is encrypted; text for people, which never holds a byte of the key.
-pub fn private_key(bytes: &[u8]) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
-    sections(bytes).find_map(key).ok_or_else(|| {
-        let encrypted = bytes.windows(9).any(|window| window == b"ENCRYPTED");
-        if encrypted {
-            "is an encrypted key: decrypt it with `openssl pkey -in KEY -out PLAIN`".to_owned()
-        } else {
-            "has no private key in PKCS#8, SEC1 or PKCS#1 PEM".to_owned()
+/// When there is none or more than one, or it is encrypted; text for people, which never holds a byte of the key.
+pub fn private_key(file: &[u8]) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
+    let mut found: Option<Zeroizing<PrivateKeyDer<'static>>> = None;
+    for section in sections(file)? {
+        let kind = match Kind::of(&section)? {
+            Kind::Key(kind) => kind,
+            Kind::Certificate => {
+                public(&section)?;
+                continue;
+            }
+            Kind::Parameters => continue,
+            Kind::EncryptedKey => return Err(encrypted(&section)),
+            Kind::List => return Err(misplaced(&section, Kind::List, "a private key")),
+        };
+        let key = key(&section, kind)?;
+        if found.is_some_and(|found| *found != *key) {
+            return Err(format!("line {}: is another private key: keep one", section.line));
         }
-    })
-}
-
-/// The sections of a PEM file: label and text.
-///
-/// Keys are not read by the parser that reads certificates, which leaves the text behind in memory.
-fn sections(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    std::iter::from_fn(move || {
-        rest = behind(rest, b"-----BEGIN ")?.1;
-        let (label, text) = behind(rest, b"-----")?;
-        let (text, behind) = behind(text, b"-----END ")?;
-        rest = behind;
-        Some((label, text))
-    })
-}
-
-/// What stands before and behind the first `mark`.
-fn behind<'a>(bytes: &'a [u8], mark: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    let at = bytes.windows(mark.len()).position(|window| window == mark)?;
-    Some((bytes.get(..at)?, bytes.get(at + mark.len()..)?))
-}
-
-/// The key of a section, if it is one. Nothing else that held it is left.
-fn key((label, text): (&[u8], &[u8])) -> Option<Zeroizing<PrivateKeyDer<'static>>> {
-    use SectionKind::{EcPrivateKey, PrivateKey, RsaPrivateKey};
-    let kind = SectionKind::try_from(label).ok()?;
-    matches!(kind, PrivateKey | RsaPrivateKey | EcPrivateKey).then_some(())?;
-    // As long as all of it, so that it is never moved.
-    let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
-    digits.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
-    let mut der = Zeroizing::new(vec![0; digits.len()]);
-    let length = Base64::decode(&**digits, &mut der).ok()?.len();
-    der.truncate(length);
-    PrivateKeyDer::from_pem(kind, std::mem::take(&mut *der)).map(Zeroizing::new)
+        found = Some(key);
+    }
+    found.ok_or_else(|| "has no private key in PKCS#8, SEC1 or PKCS#1 PEM".to_owned())
 }
 
 /// All revocation lists of a PEM file. They may be large: besides the file and the list there is never a third copy.
 ///
 /// # Errors
-/// When a section is broken, or there is no list; text for people.
-pub fn revocation_lists(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+/// When something is broken or no list, or there is none; text for people, with the line.
+pub fn revocation_lists(file: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     let mut all = Vec::new();
-    let mut rest = bytes;
-    while let Some((_, begun)) = behind(rest, b"-----BEGIN ") {
-        let (label, text) = behind(begun, b"-----").ok_or("is no PEM file: a section has no name")?;
-        let mark = [b"-----END ", label, b"-----"].concat();
-        let shown = String::from_utf8_lossy(label.get(..label.len().min(64)).unwrap_or_default()).into_owned();
-        let (text, behind) =
-            behind(text, &mark).ok_or_else(|| format!("is no PEM file: section `{}` has no end", printable(&shown)))?;
-        rest = behind;
-        if label == b"X509 CRL" {
-            let list = decode(text).ok_or("is no PEM file: a section `X509 CRL` is no Base64")?;
-            all.push(list.into());
+    for section in sections(file)? {
+        match Kind::of(&section)? {
+            Kind::List => all.push(public(&section)?.into()),
+            kind => return Err(misplaced(&section, kind, "revocation lists")),
         }
     }
     if all.is_empty() {
         return Err("has no section `BEGIN X509 CRL`".to_owned());
     }
     Ok(all)
+}
+
+/// What a section is.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Certificate,
+    List,
+    Key(SectionKind),
+    EncryptedKey,
+    /// Of an elliptic curve or of Diffie-Hellman, as OpenSSL writes them beside a key: they say nothing that the key does not.
+    Parameters,
+}
+
+impl Kind {
+    fn of(section: &Section<'_>) -> Result<Kind, String> {
+        let hint = match section.label {
+            "CERTIFICATE" => return Ok(Kind::Certificate),
+            "X509 CRL" => return Ok(Kind::List),
+            "PRIVATE KEY" => return Ok(Kind::Key(SectionKind::PrivateKey)),
+            "RSA PRIVATE KEY" => return Ok(Kind::Key(SectionKind::RsaPrivateKey)),
+            "EC PRIVATE KEY" => return Ok(Kind::Key(SectionKind::EcPrivateKey)),
+            "ENCRYPTED PRIVATE KEY" => return Ok(Kind::EncryptedKey),
+            "EC PARAMETERS" | "DH PARAMETERS" => return Ok(Kind::Parameters),
+            "TRUSTED CERTIFICATE" | "X509 CERTIFICATE" => "convert it with `openssl x509 -in FILE -out PLAIN`",
+            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => {
+                "it asks an authority for a certificate: sign it first"
+            }
+            "PKCS7" | "CMS" => "convert it with `openssl pkcs7 -print_certs -in FILE -out PLAIN`",
+            "CRL" => "a revocation list is a section `X509 CRL`",
+            label if label.ends_with("PRIVATE KEY") => "convert it with `openssl pkey -in KEY -out PLAIN`",
+            _ => "remove it",
+        };
+        let (line, label) = (section.line, printable(section.label));
+        Err(format!(
+            "line {line}: section `{label}` is of a kind that is not read: {hint}"
+        ))
+    }
+}
+
+fn misplaced(section: &Section<'_>, kind: Kind, wanted: &str) -> String {
+    let what = match kind {
+        Kind::Certificate => "a certificate",
+        Kind::List => "a revocation list",
+        Kind::Key(_) | Kind::EncryptedKey => "a private key",
+        Kind::Parameters => "parameters of a key",
+    };
+    format!(
+        "line {}: is {what}, and this file is for {wanted}: move it to another file",
+        section.line
+    )
+}
+
+fn encrypted(section: &Section<'_>) -> String {
+    let line = section.line;
+    format!("line {line}: is an encrypted key: decrypt it with `openssl pkey -in KEY -out PLAIN`")
+}
+
+/// The DER of a section that is no secret.
+fn public(section: &Section<'_>) -> Result<Vec<u8>, String> {
+    no_odd_line(section)?;
+    let der = decode(section.text).ok_or_else(|| no_base64(section))?;
+    is_whole(section, &der)?;
+    Ok(der)
+}
+
+/// The key of a section. Nothing else that held it is left. Keys are not read by a parser that leaves the text behind in memory.
+fn key(section: &Section<'_>, kind: SectionKind) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
+    // RFC 1421, 4.6.1.1: `Proc-Type: 4,ENCRYPTED`.
+    if section.text.windows(9).any(|window| window == b"ENCRYPTED") && section.odd_line.is_some() {
+        return Err(encrypted(section));
+    }
+    no_odd_line(section)?;
+    // As long as all of it, so that it is never moved.
+    let mut digits = Zeroizing::new(Vec::with_capacity(section.text.len()));
+    digits.extend(section.text.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut der = Zeroizing::new(vec![0; digits.len()]);
+    let length = Base64::decode(&**digits, &mut der)
+        .map_err(|_| no_base64(section))?
+        .len();
+    der.truncate(length);
+    is_whole(section, &der)?;
+    let key = PrivateKeyDer::from_pem(kind, std::mem::take(&mut *der));
+    key.map(Zeroizing::new).ok_or_else(|| no_base64(section))
+}
+
+fn no_odd_line(section: &Section<'_>) -> Result<(), String> {
+    match section.odd_line {
+        Some(line) => Err(format!(
+            "line {line}: is no Base64: in a section stand no headers and no other text"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn no_base64(section: &Section<'_>) -> String {
+    format!(
+        "line {}: section `{}` is no Base64",
+        section.line,
+        printable(section.label)
+    )
+}
+
+/// Whether this is one sequence of DER, and nothing behind it.
+fn is_whole(section: &Section<'_>, der: &[u8]) -> Result<(), String> {
+    let mut elements = Elements::new(der);
+    let is_sequence = matches!(elements.next(), Ok(Some(element)) if element.tag == SEQUENCE);
+    if is_sequence && matches!(elements.next(), Ok(None)) {
+        return Ok(());
+    }
+    let (line, label) = (section.line, printable(section.label));
+    Err(format!(
+        "line {line}: section `{label}` is not one whole element of DER: it is cut off, or something follows it"
+    ))
 }
 
 /// The bytes of Base64 on several lines, where they are decoded.
@@ -105,74 +210,4 @@ fn decode(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_found_in_whatever_stands_around_it() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let (pem, der) = (key.serialize_pem(), key.serialize_der());
-        let other = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
-        for text in [
-            pem.clone(),
-            pem.replace('\n', "\r\n"),
-            format!("Bag Attributes: <none>\n{other}{pem}{other}"),
-            format!("{pem}{}", rcgen::KeyPair::generate().unwrap().serialize_pem()),
-        ] {
-            let found = private_key(text.as_bytes()).unwrap();
-            assert_eq!(found.secret_der(), der, "{text}");
-            assert_eq!(*found, PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap());
-        }
-    }
-
-    #[test]
-    fn what_is_no_key_is_told_without_a_byte_of_it() {
-        let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        let (cut, _) = pem.split_at(100);
-        for text in [
-            "",
-            "-----BEGIN ",
-            cut,
-            &pem.replace("-----END", "-----EMD"),
-            &pem.replace('A', "!"),
-            &pem.replace(" PRIVATE", ""),
-        ] {
-            let error = private_key(text.as_bytes()).unwrap_err();
-            assert_eq!(error, "has no private key in PKCS#8, SEC1 or PKCS#1 PEM", "{text}");
-        }
-        let old = pem.replace("KEY-----\nMI", "KEY-----\nProc-Type: 4,ENCRYPTED\n\nMI");
-        for text in [old, pem.replace("PRIVATE", "ENCRYPTED PRIVATE")] {
-            let error = private_key(text.as_bytes()).unwrap_err();
-            assert!(error.starts_with("is an encrypted key"), "{error}");
-        }
-    }
-
-    #[test]
-    fn every_list_of_a_file_is_read_and_a_broken_one_is_told() {
-        let section = |text: &str| format!("-----BEGIN X509 CRL-----\n{text}\n-----END X509 CRL-----");
-        let [one, two] = [section("AQID"), section("BAUG\r\nBw==")];
-        for file in [
-            format!("text\n{one}\n{two}\n"),
-            format!("{one}{two}"),
-            format!("{one}\r\n\r\n{two}"),
-        ] {
-            let lists = revocation_lists(file.as_bytes()).unwrap();
-            let lists: Vec<_> = lists.iter().map(AsRef::as_ref).collect();
-            assert_eq!(lists, [&[1, 2, 3][..], &[4, 5, 6, 7]]);
-        }
-        for (file, expected) in [
-            (String::new(), "has no section"),
-            (one.replace("X509 CRL", "CERTIFICATE"), "has no section"),
-            (format!("{one}\n{}", two.replace("-----END", "----END")), "has no end"),
-            (format!("{one}\n{}", two.replace("END X509", "END Y509")), "has no end"),
-            (format!("{}\n{two}", one.replace("-----END", "---END")), "no Base64"),
-            (section("AQI*"), "no Base64"),
-            (section("AQI"), "no Base64"),
-            ("-----BEGIN X509 CRL".to_owned(), "has no name"),
-        ] {
-            let error = revocation_lists(file.as_bytes()).unwrap_err();
-            assert!(error.contains(expected), "{file}: {error}");
-        }
-    }
-}
+mod tests;
