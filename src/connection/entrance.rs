@@ -17,6 +17,9 @@ use crate::snapshot::listen::{ListenerId, Security};
 /// may then wait for a slot.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The same where the gate is about to end.
+const LATE: Duration = Duration::from_secs(2);
+
 /// A connection that a thread is to serve.
 #[derive(Debug)]
 pub struct Newcomer {
@@ -42,11 +45,18 @@ pub async fn wait(
     };
     let first = if is_tls { First::Hello } else { First::Preface };
     let mut draining = shared.draining.subscribe();
-    let said = tokio::time::timeout(TIMEOUT, hello::wait(&tcp, first, &ticket));
-    let said = tokio::select! {
-        said = ticket.unless_told_to_leave(said) => said?,
-        // Nothing is lost: it has asked for nothing yet.
-        _ = draining.wait_for(|draining| *draining) => return None,
+    let said = {
+        let said = tokio::time::timeout(TIMEOUT, hello::wait(&tcp, first, &ticket));
+        let mut said = std::pin::pin!(ticket.unless_told_to_leave(said));
+        let in_time = tokio::select! {
+            said = &mut said => Some(said),
+            _ = draining.wait_for(|draining| *draining) => None,
+        };
+        match in_time {
+            Some(said) => said?,
+            // Whoever has just come says hello at once: closed now, it would take the gate for broken.
+            None => tokio::time::timeout(LATE, said).await.ok()??,
+        }
     };
     let failed = match said {
         Ok(Ok(())) => None,
