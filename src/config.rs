@@ -3,6 +3,7 @@
 
 pub mod file;
 pub mod problem;
+pub mod regular;
 pub mod size;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use file::{File, Key, Listen, Tables};
+use file::{Audit, File, Key, Listen, Tables};
 pub use problem::{Problem, Problems};
+use regular::Purpose;
 use zeroize::Zeroizing;
 
 /// What a file says, or why it can't be read.
@@ -31,6 +33,8 @@ pub struct Loaded {
     pub contents: BTreeMap<PathBuf, Content>,
     /// Which of them every user of the machine may read, by their mode.
     pub open_to_all: BTreeSet<PathBuf>,
+    /// Why no lines can be added to the audit log, as far as that is seen without touching it.
+    pub audit_problem: Option<String>,
     /// Where all of it comes from.
     pub source: Source,
 }
@@ -40,6 +44,8 @@ pub struct Loaded {
 pub struct Source {
     /// The TOML file, and every file that it names as far as it can be read.
     pub files: Vec<PathBuf>,
+    /// What each of them is for.
+    purposes: Vec<Purpose>,
     /// SHA-256 over the content of all of them: where it is the same, reading them again leads to the same.
     pub fingerprint: [u8; 32],
 }
@@ -55,21 +61,24 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 
 /// The same, and what was read, be it good or not.
 pub fn read(path: &Path) -> (Source, Result<Loaded, Problems>) {
-    let text = content(path);
+    let text = content(path, Purpose::Toml);
     let file = parse(path, &text);
     match file {
         Ok(file) => {
-            let mut loaded = collect(path, file);
-            let named = loaded.contents.iter().map(|(path, content)| (&**path, content));
-            loaded.source = Source::of([(path, &text)].into_iter().chain(named));
+            let (mut loaded, purposes) = collect(path, file);
+            let named = loaded.contents.iter().map(|(path, content)| {
+                let purpose = purposes.get(path).copied().unwrap_or(Purpose::Pem);
+                (&**path, purpose, content)
+            });
+            loaded.source = Source::of([(path, Purpose::Toml, &text)].into_iter().chain(named));
             (loaded.source.clone(), Ok(loaded))
         }
-        Err(problems) => (Source::of([(path, &text)]), Err(problems)),
+        Err(problems) => (Source::of([(path, Purpose::Toml, &text)]), Err(problems)),
     }
 }
 
-fn content(path: &Path) -> Content {
-    fs::read(path).map(Zeroizing::new).map_err(Arc::new)
+fn content(path: &Path, purpose: Purpose) -> Content {
+    regular::read(path, purpose).map_err(Arc::new)
 }
 
 fn parse(path: &Path, text: &Content) -> Result<File, Problems> {
@@ -82,37 +91,57 @@ fn parse(path: &Path, text: &Content) -> Result<File, Problems> {
     toml::from_str(text).map_err(|error| one(Problem::new("", format!("is not TOML: {}", error.to_string().trim()))))
 }
 
-fn collect(path: &Path, file: File) -> Loaded {
+/// What it names, and what each of those files is for: the largest of its purposes.
+fn collect(path: &Path, file: File) -> (Loaded, BTreeMap<PathBuf, Purpose>) {
     let mut loaded = Loaded {
         path: path.to_owned(),
         file,
         contents: BTreeMap::new(),
+        audit_problem: None,
         source: Source::default(),
         open_to_all: BTreeSet::new(),
     };
-    for name in loaded.named_files() {
+    if let Key::Good(Audit {
+        file: Key::Good(name), ..
+    }) = &loaded.file.audit
+    {
+        loaded.audit_problem = regular::can_grow(&loaded.resolve(name)).err();
+    }
+    let mut purposes = BTreeMap::new();
+    for (name, purpose) in loaded.named_files() {
         let path = loaded.resolve(&name);
-        if fs::metadata(&path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
+        let known = purposes.entry(path).or_insert(purpose);
+        *known = purpose.max(*known);
+    }
+    for (path, purpose) in &purposes {
+        if fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
             loaded.open_to_all.insert(path.clone());
         }
-        loaded.contents.entry(path).or_insert_with_key(|path| content(path));
+        loaded.contents.insert(path.clone(), content(path, *purpose));
     }
-    loaded
+    (loaded, purposes)
 }
 
 impl Source {
     /// Whether one of the files says something else by now. They are read, but not parsed: as long as none has changed,
     /// they name the same files.
     pub fn has_changed(&self) -> bool {
-        let contents: Vec<(&Path, Content)> = self.files.iter().map(|path| (&**path, content(path))).collect();
-        let now = Source::of(contents.iter().map(|(path, content)| (*path, content)));
+        let files = self.files.iter().zip(&self.purposes);
+        let contents: Vec<(&Path, Purpose, Content)> = files
+            .map(|(path, purpose)| (&**path, *purpose, content(path, *purpose)))
+            .collect();
+        let now = Source::of(
+            contents
+                .iter()
+                .map(|(path, purpose, content)| (*path, *purpose, content)),
+        );
         now.fingerprint != self.fingerprint
     }
 
-    fn of<'a>(files: impl IntoIterator<Item = (&'a Path, &'a Content)>) -> Source {
+    fn of<'a>(files: impl IntoIterator<Item = (&'a Path, Purpose, &'a Content)>) -> Source {
         let mut source = Source::default();
         let mut hash = Context::new(&SHA256);
-        for (path, content) in files {
+        for (path, purpose, content) in files {
             // Lengths in front keep one file's end and the next one's begin apart.
             match content {
                 Ok(bytes) => {
@@ -122,6 +151,7 @@ impl Source {
                 Err(error) => hash.update(format!("{path:?} {:?}\n", error.kind()).as_bytes()),
             }
             source.files.push(path.to_owned());
+            source.purposes.push(purpose);
         }
         source.fingerprint.copy_from_slice(hash.finish().as_ref());
         source
@@ -165,11 +195,11 @@ impl Loaded {
         names.collect()
     }
 
-    fn named_files(&self) -> Vec<String> {
+    fn named_files(&self) -> Vec<(String, Purpose)> {
         let mut names = Vec::new();
         let mut add = |key: &Key<String>| {
             if let Key::Good(name) = key {
-                names.push(name.clone());
+                names.push((name.clone(), Purpose::Pem));
             }
         };
         for listen in self.listeners() {
@@ -189,12 +219,12 @@ impl Loaded {
             if let Key::Good(entries) = &listen.client_ca {
                 for entry in entries {
                     if let Key::Good(entry) = entry {
-                        names.extend(entry.file().map(str::to_owned));
+                        names.extend(entry.file().map(|name| (name.to_owned(), Purpose::Pem)));
                     }
                 }
             }
             if let Key::Good(files) = &listen.client_crl {
-                names.extend(files.iter().cloned());
+                names.extend(files.iter().map(|name| (name.clone(), Purpose::Lists)));
             }
         }
         names

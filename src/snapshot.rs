@@ -199,6 +199,9 @@ fn audit(loaded: &Loaded, report: &mut Report) -> Option<AuditPlan> {
     let table = report.value(&loaded.file.audit, "audit")?;
     report.unknown(&table.unknown, "audit.", &["file", "on-failure", "sync"]);
     let file = report.required(&table.file, "audit.file", "where to add the lines");
+    if let Some(problem) = &loaded.audit_problem {
+        report.add("audit.file", problem.clone());
+    }
     let on_failure = report.value(&table.on_failure, "audit.on-failure").copied();
     let sync = report.value(&table.sync, "audit.sync").copied();
     Some(AuditPlan {

@@ -88,6 +88,7 @@ fn compile(rules: Vec<toml::Value>, authority: &Authority) -> Policy {
         ("ca.crt", authority.pem()),
     ];
     let loaded = Loaded {
+        audit_problem: None,
         source: casgate::config::Source::default(),
         path: "casgate.toml".into(),
         file: toml::from_str(&text).unwrap(),

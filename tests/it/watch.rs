@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use casgate::policy::method::Method;
+use rustix::fs::{CWD, Mode, mkfifoat};
 
 use crate::harness::backend::{Backend, Exchange, unary};
 use crate::harness::gate::{Config, Gate};
 use crate::harness::pki::{Authority, Credentials};
 use crate::harness::wire::{Client, tls_config};
-use crate::harness::{frames, grpc, until};
+use crate::harness::{DEADLINE, frames, grpc, until};
 
 const RELOADED: &str = "configuration reloaded";
 const KEPT: &str = "configuration kept as it was";
@@ -366,4 +367,43 @@ async fn without_a_watch_only_the_signal_counts() {
     gate.write();
     until_told(&gate, RELOADED, 2).await;
     assert_eq!(client.ask(Method::Read, "").await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_named_pipe_in_the_place_of_a_file_holds_up_nothing() {
+    let backend = Backend::start(unary);
+    let (mut gate, writer) = program(&backend, |_| {}).await;
+    let mut client = gate.client_with(&writer).await;
+    assert_eq!(client.ask(Method::Read, "").await.code(), Some(0));
+    let key = std::fs::read_to_string(gate.dir().join("server.key")).unwrap();
+    let pipe = gate.dir().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR).unwrap();
+    std::fs::rename(&pipe, gate.dir().join("server.key")).unwrap();
+    until_told(&gate, KEPT, 1).await;
+    for word in ["check", "serve"] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_casgate"));
+        command
+            .args([word, "--config"])
+            .arg(gate.dir().join("casgate.toml"))
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(DEADLINE, command.output()).await.unwrap().unwrap();
+        let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(
+            !output.status.success() && told.contains("it is a named pipe"),
+            "{word}: {told}"
+        );
+    }
+
+    // Later changes are seen, and so is SIGTERM.
+    let list = gate.config.authority.revoke(&[&writer]);
+    replace(&gate, "ca.crl", &list);
+    replace(&gate, "server.key", &key);
+    until("it is reloaded", || gate.told(RELOADED) > 0).await;
+    assert!(
+        Client::try_connect(&gate, tls_config(&gate, Some(&writer)))
+            .await
+            .is_err()
+    );
+    drop(client);
+    assert!(gate.terminate().await.success());
 }

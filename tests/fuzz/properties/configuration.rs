@@ -93,6 +93,7 @@ fn loaded(file: File, table: &toml::Table) -> Loaded {
         file,
         contents: named.collect::<BTreeMap<_, _>>(),
         open_to_all: BTreeSet::new(),
+        audit_problem: None,
         source: Source::default(),
     }
 }
