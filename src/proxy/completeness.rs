@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
@@ -41,7 +42,8 @@ const STEP: usize = 1024;
 /// Digests that a walk remembers at most.
 const MOST_DIGESTS: usize = 1 << 20;
 
-/// The trees that were found whole. A tree that is asked for by several at once is walked once.
+/// The trees that were found whole. A tree that is asked for by several at once is walked once; that it is not whole, or can't
+/// be walked, is said to the one who walked only.
 #[derive(Debug)]
 pub struct Known(Cache<Tree, ()>);
 
@@ -79,7 +81,9 @@ pub(super) async fn check(calls: &OwnCalls<'_>, known: &Known, root: &reapi::Dig
         instance: calls.instance(Service::Cas)?,
         root: key(root).ok_or_else(gone)?,
     };
-    let walk = async {
+    let has_walked = AtomicBool::new(false);
+    let walk = || async {
+        has_walked.store(true, Ordering::Relaxed);
         let _turn = calls
             .client
             .purse()
@@ -90,8 +94,16 @@ pub(super) async fn check(calls: &OwnCalls<'_>, known: &Known, root: &reapi::Dig
         let walked = tokio::time::timeout(LONGEST_WALK, Walk::new(calls).run(root)).await;
         walked.unwrap_or_else(|_| Err(Rejection::TooLarge("to look for all of its blobs took more than 120 s").into()))
     };
-    let walked = known.0.try_get_with(tree, walk).await;
-    walked.map_err(|failed: Arc<Failed>| (*failed).clone())
+    match known.0.try_get_with(tree.clone(), walk()).await {
+        Ok(()) => Ok(()),
+        Err(failed) if has_walked.load(Ordering::Relaxed) => Err(Arc::<Failed>::unwrap_or_clone(failed)),
+        // Somebody else's walk, with headers of his own that the backend may not like.
+        Err(_) => {
+            walk().await?;
+            known.0.insert(tree, ()).await;
+            Ok(())
+        }
+    }
 }
 
 /// A walk through one tree.
