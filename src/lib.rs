@@ -44,6 +44,7 @@
 //! | [`sandbox`] | what the program gives up before it serves |
 //! | [`server`] | listeners, threads, drain |
 //! | [`clients`] | what is kept for those who are connected: the one ledger of memory |
+//! | [`wire`] | protobuf, counted before it is decoded: pure, and used by the store as well |
 //! | [`connection`] | one client connection: handshake, HTTP/2, who calls |
 //! | [`proxy`] | one call |
 //! | [`forward`] | what a backend is told of who calls: pure |
@@ -66,7 +67,7 @@
 //! 5. Faults of a backend are UNAVAILABLE; denials are PERMISSION_DENIED with a sentence that helps.
 //! 6. Blobs are forwarded as they came; the memory of a stream is bounded by its flow-control window, and every byte that is
 //!    kept for a client is reserved in [`clients::Ledger`].
-//! 7. `policy`, `route`, `forward`, `status`, `proxy::prefix` and `proxy::headers` know no socket, file, clock or runtime.
+//! 7. `policy`, `route`, `forward`, `status`, `wire`, `proxy::prefix` and `proxy::headers` know no socket, file, clock or runtime.
 //! 8. Every call ends in one count and one access line. No panic on bytes from the network.
 #![forbid(unsafe_code)]
 
